@@ -1,0 +1,1 @@
+"""Measure how a network's classes collapse into a simplex."""

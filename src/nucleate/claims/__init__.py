@@ -1,0 +1,1 @@
+"""The subject's claims: sentence, source, experiment, criterion -> verdict."""

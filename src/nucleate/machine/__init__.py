@@ -1,0 +1,1 @@
+"""What this computer does fast, by self-test; scoped, no global flags."""

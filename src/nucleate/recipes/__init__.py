@@ -1,0 +1,1 @@
+"""Named experiments: functions that return a spec."""

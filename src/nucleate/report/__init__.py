@@ -1,0 +1,1 @@
+"""Records -> figures and one self-contained page."""
