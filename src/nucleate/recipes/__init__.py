@@ -1,1 +1,100 @@
-"""Named experiments: functions that return a spec."""
+"""Named experiments: functions that return a spec, whose fields the command line overrides one by one."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable
+from dataclasses import replace
+
+from nucleate.spec import CollapseSpec, DataSpec, MeasureSpec, ModelSpec, TrainSpec
+
+
+def digits_mlp() -> CollapseSpec:
+    """Three hidden layers of 256 on the bundled 8 x 8 digits; about a minute."""
+    return CollapseSpec(
+        recipe="digits-mlp",
+        data=DataSpec(name="digits"),
+        model=ModelSpec(name="mlp", width=256, depth=3),
+        train=TrainSpec(lr=0.05, weight_decay=5e-3, epochs=300, batch_size=64),
+    )
+
+
+def mnist_mlp() -> CollapseSpec:
+    """Three hidden layers of 512 on MNIST; minutes."""
+    return CollapseSpec(
+        recipe="mnist-mlp",
+        data=DataSpec(name="mnist"),
+        model=ModelSpec(name="mlp", width=512, depth=3),
+        train=TrainSpec(lr=0.05, weight_decay=5e-4, epochs=60, batch_size=128),
+    )
+
+
+def fashion_mlp() -> CollapseSpec:
+    """Three hidden layers of 1,024 on Fashion-MNIST; minutes."""
+    return CollapseSpec(
+        recipe="fashion-mlp",
+        data=DataSpec(name="fashion"),
+        model=ModelSpec(name="mlp", width=1024, depth=3),
+        train=TrainSpec(lr=0.05, weight_decay=5e-4, epochs=80, batch_size=128),
+    )
+
+
+def fashion_convnet() -> CollapseSpec:
+    """Four convolutions on 10,000 images of Fashion-MNIST; minutes on two cores."""
+    return CollapseSpec(
+        recipe="fashion-convnet",
+        data=DataSpec(name="fashion", train_size=10_000),
+        model=ModelSpec(name="convnet", width=32, depth=4, batchnorm=True),
+        train=TrainSpec(lr=0.05, weight_decay=5e-4, epochs=60, batch_size=128),
+        measure=MeasureSpec(points=12),
+    )
+
+
+def cifar_resnet() -> CollapseSpec:
+    """A ResNet on CIFAR-10; a GPU, or patience."""
+    return CollapseSpec(
+        recipe="cifar-resnet",
+        data=DataSpec(name="cifar10"),
+        model=ModelSpec(name="resnet", width=32, depth=2, batchnorm=True),
+        train=TrainSpec(lr=0.1, weight_decay=5e-4, epochs=150, batch_size=128),
+        measure=MeasureSpec(points=12),
+    )
+
+
+def _squared(recipe: Callable[[], CollapseSpec], lr: float) -> Callable[[], CollapseSpec]:
+    def with_squared_loss() -> CollapseSpec:
+        spec = recipe()
+        return replace(spec, recipe=f"{spec.recipe}-mse", train=replace(spec.train, loss="mse", lr=lr))
+
+    with_squared_loss.__doc__ = f"{(recipe.__doc__ or '').rstrip('.')}; squared loss."
+    return with_squared_loss
+
+
+RECIPES: dict[str, Callable[[], CollapseSpec]] = {
+    "digits-mlp": digits_mlp,
+    "digits-mlp-mse": _squared(digits_mlp, 0.1),
+    "mnist-mlp": mnist_mlp,
+    "mnist-mlp-mse": _squared(mnist_mlp, 0.1),
+    "fashion-mlp": fashion_mlp,
+    "fashion-mlp-mse": _squared(fashion_mlp, 0.1),
+    "fashion-convnet": fashion_convnet,
+    "fashion-convnet-mse": _squared(fashion_convnet, 0.1),
+    "cifar-resnet": cifar_resnet,
+    "cifar-resnet-mse": _squared(cifar_resnet, 0.1),
+}
+
+
+def recipe(name: str) -> CollapseSpec:
+    """Spec of a named recipe.
+
+    Raises:
+        ValueError: for an unknown name, with the nearest one.
+
+    >>> recipe("digits-mlp").model.depth
+    3
+    """
+    if name not in RECIPES:
+        near = difflib.get_close_matches(name, RECIPES, n=1)
+        hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(RECIPES)}"
+        raise ValueError(f"no recipe is named {name!r}; {hint}")
+    return RECIPES[name]()

@@ -95,7 +95,7 @@ class Run:
         return [r for r in self.records if all(r.get(k) == v for k, v in where.items())]
 
     def table(self) -> list[Record]:
-        """ "Zero error -> end" of the last layer: one row for each measure that has both."""
+        """The last layer at zero error and at the end: one row for each measure."""
         zero = self.env.get("zero_error_epoch")
         rows = [r for r in self.records if r.get("layer") in ("", "penultimate")]
         last = max((r["epoch"] for r in rows), default=None)

@@ -1,1 +1,4 @@
-"""The loop: a generator of records."""
+"""The loop: a generator that hands over after every epoch."""
+
+from nucleate.training.loop import Epoch as Epoch
+from nucleate.training.loop import Training as Training

@@ -1,0 +1,53 @@
+"""Runs as text for the terminal."""
+
+from __future__ import annotations
+
+import math
+
+from nucleate.runs import Run
+
+SHOWN = {
+    ("", "train"): ("error", "loss", "vertex_distance_mean", "vertex_distance_max", "logit_norm", "logit_ratio"),
+    ("penultimate", "train"): (
+        "nc1",
+        "nc1_quotient",
+        "nc1_cdnv",
+        "nc2_equinorm",
+        "nc2_equiangle",
+        "nc2_etf",
+        "nc3",
+        "nc3_cosine",
+        "nc4",
+        "boundary_spread",
+    ),
+    ("", "test"): ("accuracy", "ece", "fgsm_accuracy", "pgd_accuracy", "min_perturbation", "corruption_accuracy"),
+    ("penultimate", "test"): ("nc4", "chi"),
+}
+"""The measures of the closing table, by (layer, split)."""
+
+
+def zero_to_end(run: Run) -> str:
+    """The table "zero error -> end" of a run.
+
+    Where the training error never reached zero, the first column says so and stays empty.
+    """
+    rows = {(r["layer"], r["split"], r["metric"]): r for r in run.table()}
+    zero = run.env.get("zero_error_epoch", -1)
+    last = max((r["epoch"] for r in run.records), default=0)
+    begins = f"zero error at epoch {zero}" if zero >= 0 else "zero error not reached"
+    lines = [
+        f"{run.spec['recipe']}, seed {run.spec['seed']}: {begins}, end at epoch {last}",
+        f"{'':8s}{'':14s}{'measure':22s}{'zero error':>12s}{'end':>12s}{'ratio':>10s}",
+    ]
+    for (layer, split), metrics in SHOWN.items():
+        for metric in metrics:
+            row = rows.get((layer, split, metric))
+            if row is not None:
+                first, end = row["zero"], row["end"]
+                ratio = f"{end / first:10.3g}" if first and math.isfinite(end / first) else f"{'':10s}"
+                lines.append(f"{split:8s}{layer or 'network':14s}{metric:22s}{_number(first)}{_number(end)}{ratio}")
+    return "\n".join(lines)
+
+
+def _number(value: float) -> str:
+    return f"{value:12.4g}" if math.isfinite(value) else f"{'-':>12s}"

@@ -1,0 +1,196 @@
+"""A plain training loop: a generator that hands over after every epoch.
+
+An epoch is a function of the state before it, the seed and its number, and of nothing else: the data order comes from
+(seed, epoch), so a training that is killed and resumed from any epoch's state ends in the same bits.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from nucleate.machine.tuning import Tuning, tuned
+from nucleate.spec import TrainSpec
+from nucleate.training import state
+
+EVAL_BATCH = 2048
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """What the loop knows at the end of an epoch (epoch 0: before the first step)."""
+
+    number: int
+    step: int
+    loss: float
+    """Mean training loss over the epoch's steps; nan at epoch 0."""
+    fits: bool
+    """Whether the training error in eval mode is at or below the spec's error floor."""
+
+
+@dataclass
+class Training:
+    """A model being trained on tensors in memory.
+
+    `for epoch in training:` runs it to the end; `state()` and `load()` save and restore it between two epochs.
+
+    Raises:
+        ValueError: if there are no points, or the spec's numbers make no training.
+    """
+
+    model: nn.Module
+    inputs: Tensor
+    labels: Tensor
+    num_classes: int
+    spec: TrainSpec
+    tuning: Tuning
+    seed: int = 0
+    epoch: int = 0
+    step: int = 0
+    started: bool = False
+    optimizer: torch.optim.Optimizer = field(init=False)
+
+    def __post_init__(self) -> None:
+        check(self.spec)
+        if len(self.inputs) == 0:
+            raise ValueError("there is no training point")
+        self.model.to(self.spec.device)
+        if self.tuning.channels_last:
+            self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.inputs = self.inputs.to(self.spec.device)
+        self.labels = self.labels.to(self.spec.device)
+        self.optimizer = make_optimizer(self.model, self.spec, fused=self.tuning.fused)
+
+    def __iter__(self) -> Iterator[Epoch]:
+        """Yield epoch 0 (unless resumed past it), then run and yield one epoch after another."""
+        if not self.started:
+            self.started = True
+            yield Epoch(number=0, step=0, loss=math.nan, fits=self.fits())
+        while self.epoch < self.spec.epochs:
+            loss = self._run_epoch()
+            yield Epoch(number=self.epoch, step=self.step, loss=loss, fits=self.fits())
+
+    def _run_epoch(self) -> float:
+        lr = learning_rate(self.spec, self.epoch)
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+        self.model.train()
+        total = torch.zeros((), dtype=torch.float64, device=self.inputs.device)
+        with tuned(self.tuning):
+            for batch in batches(len(self.inputs), self.spec.batch_size, seed=self.seed, epoch=self.epoch):
+                index = batch.to(self.inputs.device)
+                inputs, labels = self.inputs[index], self.labels[index]
+                if self.tuning.channels_last and inputs.ndim == 4:
+                    inputs = inputs.contiguous(memory_format=torch.channels_last)
+                with self._autocast():
+                    outputs = self.model(inputs)
+                loss = loss_of(outputs.float(), labels, self.spec.loss, self.num_classes)
+                self.optimizer.zero_grad(set_to_none=True)
+                loss.backward()  # type: ignore[no-untyped-call]
+                self.optimizer.step()
+                total += loss.detach() * len(labels)
+                self.step += 1
+        self.epoch += 1
+        mean = float(total) / len(self.inputs)
+        if not math.isfinite(mean):
+            raise ValueError(
+                f"the training loss became {mean} in epoch {self.epoch}: lower the learning rate ({self.spec.lr:g})"
+            )
+        return mean
+
+    def _autocast(self) -> Any:
+        if not self.tuning.bf16:
+            return nullcontext()
+        return torch.autocast(self.inputs.device.type, dtype=torch.bfloat16)
+
+    def fits(self) -> bool:
+        """Training error in eval mode at or below the floor; stops at the first error too many."""
+        allowed = self.spec.error_floor * len(self.inputs)
+        errors = 0
+        training = self.model.training
+        self.model.eval()
+        with torch.no_grad(), tuned(self.tuning):
+            for inputs, labels in zip(self.inputs.split(EVAL_BATCH), self.labels.split(EVAL_BATCH), strict=True):
+                errors += int((self.model(inputs).argmax(1) != labels).sum())
+                if errors > allowed:
+                    break
+        self.model.train(training)
+        return errors <= allowed
+
+    def state(self, **notes: Any) -> bytes:
+        """Everything that the next epoch depends on, and the caller's own JSON-able notes."""
+        return state.pack(self.model, self.optimizer, epoch=self.epoch, step=self.step, notes=notes)
+
+    def load(self, content: bytes) -> dict[str, Any]:
+        """Go on from a state; returns the caller's notes."""
+        own = state.unpack(content, self.model, self.optimizer)
+        self.epoch, self.step, self.started = own["epoch"], own["step"], True
+        notes: dict[str, Any] = own["notes"]
+        return notes
+
+
+def check(spec: TrainSpec) -> None:
+    """Refuse a spec that makes no training.
+
+    Raises:
+        ValueError: with the field, what was given and what it must be.
+    """
+    for name, low in {"lr": 0.0, "epochs": 0, "batch_size": 0}.items():
+        if getattr(spec, name) <= low:
+            raise ValueError(f"train.{name} must be above {low}, not {getattr(spec, name)}")
+    if not 0 <= spec.error_floor < 1:
+        raise ValueError(f"train.error_floor must be in [0, 1), not {spec.error_floor}")
+    if spec.weight_decay < 0 or not 0 <= spec.momentum < 1:
+        raise ValueError("train.weight_decay must be at least 0 and train.momentum in [0, 1)")
+    if spec.device.startswith("cuda") and not torch.cuda.is_available():
+        raise ValueError(f"train.device is {spec.device!r}, but this computer has no usable CUDA device; use cpu")
+
+
+def make_optimizer(model: nn.Module, spec: TrainSpec, *, fused: bool) -> torch.optim.Optimizer:
+    """The spec's optimizer over all parameters."""
+    if spec.optimizer == "adam":
+        return torch.optim.Adam(model.parameters(), lr=spec.lr, weight_decay=spec.weight_decay, fused=fused)
+    return torch.optim.SGD(
+        model.parameters(), lr=spec.lr, momentum=spec.momentum, weight_decay=spec.weight_decay, fused=fused
+    )
+
+
+def learning_rate(spec: TrainSpec, epoch: int) -> float:
+    """Learning rate of an epoch (counted from 0).
+
+    >>> [learning_rate(TrainSpec(lr=1.0, epochs=9), e) for e in (0, 3, 6)]
+    [1.0, 0.1, 0.01]
+    """
+    if spec.schedule == "steps":
+        passed = (epoch >= spec.epochs // 3) + (epoch >= 2 * spec.epochs // 3) if spec.epochs >= 3 else 0
+        return spec.lr / 10**passed
+    if spec.schedule == "cosine":
+        return spec.lr * 0.5 * (1 + math.cos(math.pi * epoch / spec.epochs))
+    return spec.lr
+
+
+def batches(size: int, batch_size: int, *, seed: int, epoch: int) -> list[Tensor]:
+    """Shuffled index batches of an epoch; a last batch of one point joins its neighbour (batch norm needs two).
+
+    >>> [len(b) for b in batches(9, 4, seed=0, epoch=0)]
+    [4, 5]
+    """
+    generator = torch.Generator().manual_seed((seed << 32) + epoch)
+    parts = list(torch.randperm(size, generator=generator).split(batch_size))
+    if len(parts) > 1 and len(parts[-1]) == 1:
+        parts[-2:] = [torch.cat(parts[-2:])]
+    return parts
+
+
+def loss_of(outputs: Tensor, labels: Tensor, kind: str, num_classes: int) -> Tensor:
+    """Mean cross-entropy, or squared error against one-hot targets averaged over points and classes (`nn.MSELoss`)."""
+    if kind == "mse":
+        return F.mse_loss(outputs, F.one_hot(labels, num_classes).to(outputs.dtype))
+    return F.cross_entropy(outputs, labels)
