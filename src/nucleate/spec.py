@@ -210,7 +210,7 @@ def to_toml(spec: Any) -> str:
 def _toml_value(value: Any) -> str:
     if isinstance(value, str):
         # A JSON string is a TOML basic string, but for DEL, which JSON leaves as it is.
-        return json.dumps(value).replace("\x7f", "\\u007F")
+        return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007F")
     if isinstance(value, list):
         return "[" + ", ".join(map(_toml_value, value)) + "]"
     return json.dumps(value) if isinstance(value, bool) else repr(value)
