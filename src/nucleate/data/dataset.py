@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import html
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -52,7 +53,7 @@ class Dataset:
         """Mask (N,), bool: training points whose label differs from the clean one."""
         return self.train_labels != self.clean_train_labels
 
-    @property
+    @cached_property
     def digest(self) -> str:
         """SHA-256 of everything in the data set but its name, as hexadecimal digits."""
         state = hashlib.sha256()
