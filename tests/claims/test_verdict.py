@@ -25,6 +25,9 @@ def clause(low: float, high: float, direction: str = ">=", bound: float = 0.0) -
         (-2.0, 0.1, "<=", "inconclusive"),
         (0.1, 2.0, "<=", "fails"),
         (math.nan, 2.0, "<=", "inconclusive"),
+        (0.0, 0.0, ">", "fails"),
+        (0.0, 1.0, ">", "inconclusive"),
+        (-1.0, -0.5, "<", "holds"),
     ],
 )
 def test_one_clause(low: float, high: float, direction: str, word: str) -> None:

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
@@ -15,6 +16,8 @@ from numpy.typing import ArrayLike
 from scipy import stats
 
 Word = Literal["holds", "fails", "inconclusive"]
+Direction = Literal["<=", ">=", "<", ">"]
+COMPARE = {"<=": operator.le, ">=": operator.ge, "<": operator.lt, ">": operator.gt}
 LEVEL = 0.95
 DRAWS = 4000
 
@@ -27,7 +30,7 @@ class Clause:
     effect: float
     low: float
     high: float
-    direction: Literal["<=", ">="]
+    direction: Direction
     bound: float
     seeds: int
     unit: str = ""
@@ -39,9 +42,9 @@ class Clause:
         """What the interval says about this clause alone."""
         if not all(map(math.isfinite, (self.effect, self.low, self.high))):
             return "inconclusive"
-        if self.direction == "<=":
-            return "holds" if self.high <= self.bound else "fails" if self.low > self.bound else "inconclusive"
-        return "holds" if self.low >= self.bound else "fails" if self.high < self.bound else "inconclusive"
+        satisfies = COMPARE[self.direction]
+        ends = satisfies(self.low, self.bound), satisfies(self.high, self.bound)
+        return "holds" if all(ends) else "inconclusive" if any(ends) else "fails"
 
     def row(self) -> dict[str, Any]:
         """Plain dict, the verdict included."""
@@ -61,9 +64,7 @@ def verdict(clauses: Sequence[Clause]) -> Word:
     return "holds" if words and all(w == "holds" for w in words) else "inconclusive"
 
 
-def mean_clause(
-    name: str, values: ArrayLike, direction: Literal["<=", ">="], bound: float, *, unit: str = ""
-) -> Clause:
+def mean_clause(name: str, values: ArrayLike, direction: Direction, bound: float, *, unit: str = "") -> Clause:
     """Mean over seeds with Student's t interval. One value for each seed; seeds whose values all agree give a point.
 
     >>> clause = mean_clause("gain", [1.0, 2.0, 3.0], ">=", 0.0)
@@ -76,7 +77,7 @@ def mean_clause(
 
 
 def ratio_clause(
-    name: str, over: ArrayLike, under: ArrayLike, direction: Literal["<=", ">="], bound: float, *, unit: str = "x"
+    name: str, over: ArrayLike, under: ArrayLike, direction: Direction, bound: float, *, unit: str = "x"
 ) -> Clause:
     """Geometric mean over seeds of over / under, paired, with the t interval of its logarithm.
 
@@ -95,7 +96,7 @@ def ratio_clause(
 def paired_clause(
     name: str,
     differences: ArrayLike,
-    direction: Literal["<=", ">="],
+    direction: Direction,
     bound: float,
     *,
     unit: str = "points",
@@ -142,7 +143,7 @@ def _clause(
     effect: float,
     low: float,
     high: float,
-    direction: Literal["<=", ">="],
+    direction: Direction,
     bound: float,
     unit: str,
 ) -> Clause:

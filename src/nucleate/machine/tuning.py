@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import torch
 
-from nucleate.machine.matmul import fast_matmul, fast_route_is_exact
+from nucleate.machine.matmul import fast_matmul, medium_keeps_float32
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +44,7 @@ def choose_tuning(*, precision: str, threads: int | None, convolutional: bool, d
     half = convolutional and (not cpu or torch.cpu._is_avx512_bf16_supported())
     return Tuning(
         threads=count,
-        matmul="fast" if cpu and fast_route_is_exact() else "default",
+        matmul="fast" if cpu and medium_keeps_float32() else "default",
         fused=True,
         bf16=half,
         channels_last=convolutional,
@@ -58,7 +58,7 @@ def replay_tuning(stored: Mapping[str, Any]) -> Tuning:
         ValueError: if it cannot, so that a resumed run never silently differs from what it was.
     """
     tuning = Tuning(**stored)
-    if tuning.matmul == "fast" and not fast_route_is_exact():
+    if tuning.matmul == "fast" and not medium_keeps_float32():
         raise ValueError(
             "this run was tuned with a float32 matrix product that is not exact on this machine; "
             "start a new one, or give --train.precision fp32"

@@ -14,8 +14,8 @@ def digits_mlp() -> CollapseSpec:
     return CollapseSpec(
         recipe="digits-mlp",
         data=DataSpec(name="digits"),
-        model=ModelSpec(name="mlp", width=256, depth=3),
-        train=TrainSpec(lr=0.05, weight_decay=5e-3, epochs=300, batch_size=64),
+        model=ModelSpec(name="mlp", width=256, depth=3, batchnorm=True),
+        train=TrainSpec(lr=0.1, weight_decay=2e-3, schedule="cosine", epochs=200, batch_size=64),
     )
 
 
@@ -24,8 +24,8 @@ def mnist_mlp() -> CollapseSpec:
     return CollapseSpec(
         recipe="mnist-mlp",
         data=DataSpec(name="mnist"),
-        model=ModelSpec(name="mlp", width=512, depth=3),
-        train=TrainSpec(lr=0.05, weight_decay=5e-4, epochs=60, batch_size=128),
+        model=ModelSpec(name="mlp", width=512, depth=3, batchnorm=True),
+        train=TrainSpec(lr=0.1, weight_decay=5e-4, schedule="cosine", epochs=60, batch_size=128),
     )
 
 
@@ -34,8 +34,8 @@ def fashion_mlp() -> CollapseSpec:
     return CollapseSpec(
         recipe="fashion-mlp",
         data=DataSpec(name="fashion"),
-        model=ModelSpec(name="mlp", width=1024, depth=3),
-        train=TrainSpec(lr=0.05, weight_decay=5e-4, epochs=80, batch_size=128),
+        model=ModelSpec(name="mlp", width=1024, depth=3, batchnorm=True),
+        train=TrainSpec(lr=0.1, weight_decay=5e-4, schedule="cosine", epochs=80, batch_size=128),
     )
 
 
@@ -45,7 +45,7 @@ def fashion_convnet() -> CollapseSpec:
         recipe="fashion-convnet",
         data=DataSpec(name="fashion", train_size=10_000),
         model=ModelSpec(name="convnet", width=32, depth=4, batchnorm=True),
-        train=TrainSpec(lr=0.05, weight_decay=5e-4, epochs=60, batch_size=128),
+        train=TrainSpec(lr=0.1, weight_decay=5e-4, schedule="cosine", epochs=60, batch_size=128),
         measure=MeasureSpec(points=12),
     )
 
@@ -56,7 +56,7 @@ def cifar_resnet() -> CollapseSpec:
         recipe="cifar-resnet",
         data=DataSpec(name="cifar10"),
         model=ModelSpec(name="resnet", width=32, depth=2, batchnorm=True),
-        train=TrainSpec(lr=0.1, weight_decay=5e-4, epochs=150, batch_size=128),
+        train=TrainSpec(lr=0.1, weight_decay=5e-4, schedule="cosine", epochs=150, batch_size=128),
         measure=MeasureSpec(points=12),
     )
 

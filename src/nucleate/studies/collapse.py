@@ -159,7 +159,7 @@ def _row(spec: CollapseSpec, epoch: Epoch, metric: str, value: float) -> dict[st
 
 def _source(spec: CollapseSpec) -> str:
     """Source text of the user's own functions, so that editing one makes a new run."""
-    from nucleate.data.functions import find_function
+    from nucleate.functions import find_function
 
     names = [name for name in (spec.data.name, spec.model.name) if ":" in name]
     return "\n".join(inspect.getsource(inspect.getmodule(find_function(name)) or find_function(name)) for name in names)
