@@ -38,7 +38,7 @@ CONVENTIONS: dict[str, Convention] = {
     "papyan_notebook": Convention(
         source="the notebook of Papyan, Han, Donoho 2020", nc1="trace-sum", centre_weights=False, ddof=1
     ),
-    "zhu2021": Convention(source="Zhu et al. 2021, arXiv 2105.02375", mu_g="sample", centre_weights=False, nc3="gram"),
+    "zhu2021": Convention(source="Zhu et al. 2021", mu_g="sample", centre_weights=False, nc3="gram"),
     "han2022": Convention(
         source="Han, Papyan, Donoho 2022, arXiv 2106.02073", nc1="trace-sum", centre_weights=False, ddof=1
     ),

@@ -152,7 +152,7 @@ def max_angle(rows: Tensor) -> float:
 def etf_distance(rows: Tensor, other: Tensor | None = None) -> float:
     """Distance |nrm(A B^T) - E|_F of a Gram matrix from the simplex one, E = (I - J/C)/sqrt(C-1); B = A if none.
 
-    In [0, sqrt 2] for B = A. Zero with B != A does not imply parallel rows. (Zhu et al. 2021, arXiv 2105.02375.)
+    In [0, sqrt 2] for B = A. Zero with B != A does not imply parallel rows. (Zhu et al. 2021.)
 
     >>> round(etf_distance(torch.eye(4)), 4)  # orthonormal rows: sqrt(2 - 2 sqrt((C-1)/C))
     0.5176
