@@ -2,4 +2,6 @@
 
 from __future__ import annotations
 
+from nucleate.models.build import MODELS as MODELS
 from nucleate.models.build import build as build
+from nucleate.models.build import initialise as initialise
