@@ -28,9 +28,8 @@ def blobs(labels: Tensor, generator: Generator) -> Tensor:
     >>> blobs(torch.tensor([0, 1, 2, 3]), Generator().manual_seed(0)).shape
     torch.Size([4, 2])
     """
-    angle = labels * (2 * math.pi / 4)
-    centres = 2.0 * torch.stack([angle.cos(), angle.sin()], dim=1)
-    return centres + 0.35 * torch.randn(len(labels), 2, generator=generator)
+    centres = torch.tensor([[2.0, 0.0], [0.0, 2.0], [-2.0, 0.0], [0.0, -2.0]])
+    return centres[labels] + 0.35 * torch.randn(len(labels), 2, generator=generator)
 
 
 def spirals(labels: Tensor, generator: Generator) -> Tensor:
@@ -47,8 +46,42 @@ def spirals(labels: Tensor, generator: Generator) -> Tensor:
     return points + 0.02 * torch.randn(len(labels), 2, generator=generator)
 
 
+NOISE_DIMENSIONS = 32
+
+
+def superclasses(labels: Tensor, generator: Generator) -> Tensor:
+    """Four groups of four classes, hidden in signs: neighbours in the input know next to nothing of either.
+
+    A class is four bits, two for its group and two for its place in the group. Each bit is whether the signs of two
+    coordinates differ, so no coordinate tells it alone. The group's coordinates lie at +-1 (Gaussian, 0.1), with a wide
+    gap that shallow layers can already open; the others are uniform between 0.1 and 1 in size, so that classes of a
+    group touch almost and only deeper layers part them: groups form before classes (as Doimo et al. 2020 found in
+    ResNets). Then come 32 coordinates of pure standard Gaussian noise.
+
+    With 10,000 points, chi at k = 5 of the input is 0.10 to 0.11 for the 16 classes (chance 0.06), and a ReLU MLP of a
+    few layers of 256 reaches a held-out accuracy of 0.98 in seconds.
+
+    >>> superclasses(torch.arange(16), Generator().manual_seed(0)).shape
+    torch.Size([16, 40])
+    """
+    bits = (labels[:, None] >> torch.tensor([3, 2, 1, 0])) & 1
+    first = 1.0 - 2.0 * torch.randint(0, 2, bits.shape, generator=generator)
+    signs = torch.stack([first, first * (1.0 - 2.0 * bits)], dim=2)
+    group = 1.0 + 0.1 * torch.randn(len(labels), 2, 2, generator=generator)
+    place = 0.1 + 0.9 * torch.rand(len(labels), 2, 2, generator=generator)
+    signal = (signs * torch.cat([group, place], dim=1)).flatten(1)
+    return torch.cat([signal, torch.randn(len(labels), NOISE_DIMENSIONS, generator=generator)], dim=1)
+
+
 SYNTHETIC: dict[str, Synthetic] = {
     "blobs": Synthetic(points=blobs, class_names=("east", "north", "west", "south"), train_size=800, test_size=800),
     "spirals": Synthetic(points=spirals, class_names=("a", "b", "c"), train_size=900, test_size=900),
+    "superclasses": Synthetic(
+        points=superclasses,
+        class_names=tuple(f"{group}{place}" for group in "ABCD" for place in range(1, 5)),
+        train_size=10_000,
+        test_size=2_000,
+        superclasses=tuple(c // 4 for c in range(16)),
+    ),
 }
 """Every synthetic source; sizes apply where the spec names none."""
