@@ -26,8 +26,8 @@ class Margin:
 def one_vs_rest_margin(vectors: Tensor) -> Margin:
     """Smallest distance of a unit row from the convex hull of the others, rho(W) = min_c dist(w_c, conv{w_j, j != c}).
 
-    Larger is better; its maximisers are "softmax codes", the simplex ETF for C <= d + 1. jiang2023 calls this GNC2; what
-    wu2024 calls GNC2, hyperspherical uniformity, is another quantity.
+    Larger is better; its maximisers are "softmax codes", the simplex ETF for C <= d + 1. jiang2023 calls this GNC2;
+    what wu2024 calls GNC2, hyperspherical uniformity, is another quantity.
 
     Args:
         vectors: (C, d); rows are scaled to length one.

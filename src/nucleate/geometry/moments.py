@@ -100,8 +100,8 @@ class Moments:
             raise ValueError(
                 "cannot merge moments with and without a second moment; build both with the same second_moment="
             )
-        for name, mine in self._tensors().items():
-            mine += other._tensors()[name].to(mine.device)
+        for name, mine in self.sums().items():
+            mine += other.sums()[name].to(mine.device)
 
     @property
     def counts(self) -> Tensor:
@@ -139,7 +139,7 @@ class Moments:
 
     def state_dict(self) -> dict[str, Tensor]:
         """Copies of the sums, by name."""
-        return {name: value.clone() for name, value in self._tensors().items()}
+        return {name: value.clone() for name, value in self.sums().items()}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """Replace the sums by those of `state_dict`.
@@ -147,7 +147,7 @@ class Moments:
         Raises:
             ValueError: if names or shapes do not fit.
         """
-        mine = self._tensors()
+        mine = self.sums()
         if set(state) != set(mine):
             raise ValueError(f"expected the sums {sorted(mine)}, not {sorted(state)}")
         for name, value in mine.items():
@@ -156,12 +156,18 @@ class Moments:
         for name, value in mine.items():
             value.copy_(state[name])
 
-    def _tensors(self) -> dict[str, Tensor]:
+    def sums(self) -> dict[str, Tensor]:
+        """The additive states by name, not copied."""
         named = {"count": self.count, "sum": self.sum, "sumsq": self.sumsq, "rejected": self.rejected}
         return named if self.outer is None else {**named, "outer": self.outer}
 
+    def adopt(self, sums: Mapping[str, Tensor]) -> None:
+        """Count on in these tensors, in place: a metric's states, say."""
+        for name in self.sums():
+            setattr(self, name, sums[name])
+
     def _to(self, device: torch.device) -> None:
-        for name, value in self._tensors().items():
+        for name, value in self.sums().items():
             setattr(self, name, value.to(device))
 
     def _check(self) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -16,6 +17,9 @@ from nucleate.machine.matmul import fast_matmul
 
 SMALL = 64
 """Up to this many columns a float64 product costs little, and needs no certificate."""
+
+SUMS = ("count", "square", "resid", "mismatch", "judged", "correct", "tied", "slack", "slack_sq")
+"""Names of the additive states, each (C,) float64."""
 
 
 @dataclass
@@ -85,8 +89,7 @@ class Projection:
             norms = torch.linalg.vector_norm(rows, dim=1)
             level = (rows * m).sum(1) + self._given_bias - self._given_bias.mean()
             self._rows, self._row_norms, self._level = rows, norms, level
-        for name in ("count", "square", "resid", "mismatch", "judged", "correct", "tied", "slack", "slack_sq"):
-            setattr(self, name, torch.zeros_like(zero))
+        self.adopt({name: torch.zeros_like(zero) for name in SUMS})
 
     count: Tensor
     square: Tensor
@@ -112,7 +115,11 @@ class Projection:
             raise ValueError(f"logits must be ({len(features)}, {self.num_classes}), not {tuple(logits.shape)}")
         device = self.means.device
         labels = labels.to(device, torch.int64)
-        check_labels(labels, self.num_classes)
+        if device.type == "cpu":
+            check_labels(labels, self.num_classes)
+        else:
+            # Read nothing back here: the first pass over the points has counted labels out of range.
+            labels = labels.clamp(0, self.num_classes - 1)
         dtype = torch.float64 if self.precise or features.dtype == torch.float64 else torch.float32
         tables = self._table(dtype)
         # Wide blocks keep a large product efficient; thin products are bound by memory, so their blocks stay in cache.
@@ -191,9 +198,13 @@ class Projection:
             mine += other.sums()[name].to(mine.device)
 
     def sums(self) -> dict[str, Tensor]:
-        """The additive states by name, each (C,) float64."""
-        names = ("count", "square", "resid", "mismatch", "judged", "correct", "tied", "slack", "slack_sq")
-        return {name: getattr(self, name) for name in names}
+        """The additive states by name, each (C,) float64, not copied."""
+        return {name: getattr(self, name) for name in SUMS}
+
+    def adopt(self, sums: Mapping[str, Tensor]) -> None:
+        """Count on in these tensors, in place: a metric's states, say."""
+        for name in SUMS:
+            setattr(self, name, sums[name])
 
     @property
     def certified(self) -> bool:
