@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import json
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -92,7 +93,82 @@ def report(args: Sequence[str]) -> int:
     return 0
 
 
-COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {"collapse": collapse, "report": report}
+@dataclass(frozen=True, kw_only=True)
+class ClaimsOptions:
+    """Try claims of the subject; all of them if none is named."""
+
+    quick: bool = False
+    """Digits and synthetic data, minutes; else the full tier on MNIST."""
+    list: bool = False
+    """Print the claims and their criteria, run nothing."""
+    json: Path | None = None
+    """Write one row for each claim to this file."""
+    figure: Path | None = None
+    """Draw the claims' clauses to this file (.svg, .png or .pdf)."""
+    out: Path = RUNS
+    """Folder that the run folders are written to."""
+    data_root: Path | None = None
+    """Folder of the data sets; NUCLEATE_DATA if none."""
+    jobs: int = len(os.sched_getaffinity(0))
+    """Processes among which the runs are shared."""
+
+
+def claims(args: Sequence[str]) -> int:
+    """Try the subject's claims and say what happened."""
+    ids, rest = _positionals(args)
+    options = _parse(ClaimsOptions, rest, "nucleate claims [ID ...]", default=ClaimsOptions())
+
+    from nucleate.claims import listing, table, try_claims
+    from nucleate.runs.store import write_atomic
+
+    if options.list:
+        print(listing(ids))
+        return 0
+    judgements, runs = try_claims(
+        ids, tier="quick" if options.quick else "full", root=options.out, data_root=options.data_root, jobs=options.jobs
+    )
+    print(table(judgements))
+    rows = [judgement.row() for judgement in judgements]
+    if options.json is not None:
+        write_atomic(options.json, json.dumps(rows, indent=1).encode())
+    from nucleate.report import claim_figure, page
+
+    if options.figure is not None:
+        claim_figure(rows, options.figure)
+    print(f"report: {page(runs, options.out / 'claims.html', verdicts=rows)}")
+    return 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataOptions:
+    """Say what data is where, or download it."""
+
+    data_root: Path | None = None
+    """Folder of the data sets; NUCLEATE_DATA if none."""
+
+
+def data(args: Sequence[str]) -> int:
+    """`data list`: what is where; `data fetch NAME`: download it from its official mirrors."""
+    words, rest = _positionals(args)
+    options = _parse(DataOptions, rest, "nucleate data list | fetch NAME", default=DataOptions())
+
+    from nucleate.data import fetch, listing
+
+    if words == ["list"]:
+        print(listing(options.data_root))
+    elif len(words) == 2 and words[0] == "fetch":
+        print(fetch(words[1], options.data_root))
+    else:
+        raise ValueError("write: nucleate data list, or: nucleate data fetch NAME")
+    return 0
+
+
+COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
+    "collapse": collapse,
+    "claims": claims,
+    "report": report,
+    "data": data,
+}
 
 
 def main(argv: Sequence[str] | None = None) -> int:

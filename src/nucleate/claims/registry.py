@@ -8,7 +8,7 @@ import numpy as np
 
 from nucleate.claims.arms import WIDTHS
 from nucleate.claims.claim import Claim, Tier
-from nucleate.claims.evidence import Evidence
+from nucleate.claims.evidence import Evidence, Floats
 from nucleate.claims.verdict import Clause, equivalence, mean_clause, paired_clause, ratio_clause
 
 MARGIN = {"quick": 0.010, "full": 0.003}
@@ -25,6 +25,10 @@ LAYERS = "Embeddings, layer by layer"
 COLLAPSE = "Neural collapse"
 WEIGHTS = "Weight distributions and pruning"
 PAPYAN = "Papyan, Han, Donoho 2020"
+
+
+def _zero_end(e: Evidence, metric: str, arm: str = "main", *, layer: str = "penultimate") -> tuple[Floats, Floats]:
+    return e.values(arm, metric, "zero", layer=layer), e.values(arm, metric, "end", layer=layer)
 
 
 def _zero_error(e: Evidence, tier: Tier) -> list[Clause]:
@@ -65,7 +69,7 @@ def _nucleation(e: Evidence, tier: Tier) -> list[Clause]:
 def _softmax_vertices(e: Evidence, tier: Tier) -> list[Clause]:
     far, mean = "vertex_distance_max", "vertex_distance_mean"
     end = e.values("main", far, "end", layer="")
-    weak = (e.values("weak-decay", mean, when, layer="") for when in ("zero", "end"))
+    weak = _zero_end(e, mean, "weak-decay", layer="")
     return [
         mean_clause("farthest point's distance to its vertex at the end", end, "<=", 0.1),
         ratio_clause("its fall from zero error", e.values("main", far, "zero", layer=""), end, ">=", 3.0),
@@ -74,15 +78,14 @@ def _softmax_vertices(e: Evidence, tier: Tier) -> list[Clause]:
 
 
 def _logit_clusters(e: Evidence, tier: Tier) -> list[Clause]:
-    ratio = (e.values("main", "logit_ratio", when, layer="") for when in ("zero", "end"))
     return [
-        ratio_clause("fall of within over between", *ratio, ">=", 3.0),
+        ratio_clause("fall of within over between", *_zero_end(e, "logit_ratio", layer=""), ">=", 3.0),
         mean_clause("mean logit norm at the end", e.values("main", "logit_norm", "end", layer=""), ">", 1.0),
     ]
 
 
 def _nc1(e: Evidence, tier: Tier) -> list[Clause]:
-    zero, end = (e.values("main", "nc1", when) for when in ("zero", "end"))
+    zero, end = _zero_end(e, "nc1")
     return [
         ratio_clause("fall from zero error", zero, end, ">=", 5.0),
         mean_clause("value at the end", end, "<=", BOUNDS["nc1"]),
@@ -93,14 +96,14 @@ def _nc2(e: Evidence, tier: Tier) -> list[Clause]:
     clauses = []
     for metric, name in (("nc2_equinorm", "equal norms"), ("nc2_equiangle", "equal angles")):
         for suffix, of in (("", "means"), ("_weights", "weights")):
-            zero, end = (e.values("main", metric + suffix, when) for when in ("zero", "end"))
+            zero, end = _zero_end(e, metric + suffix)
             clauses.append(ratio_clause(f"{name} of {of}, fall", zero, end, ">", 1.0))
             clauses.append(mean_clause(f"{name} of {of} at the end", end, "<=", BOUNDS[metric]))
     return clauses
 
 
 def _nc3(e: Evidence, tier: Tier) -> list[Clause]:
-    zero, end = (e.values("main", "nc3", when) for when in ("zero", "end"))
+    zero, end = _zero_end(e, "nc3")
     return [
         ratio_clause("fall from zero error", zero, end, ">=", 3.0),
         mean_clause("value at the end", end, "<=", BOUNDS["nc3"]),
@@ -108,7 +111,7 @@ def _nc3(e: Evidence, tier: Tier) -> list[Clause]:
 
 
 def _nc4(e: Evidence, tier: Tier) -> list[Clause]:
-    zero, end = (e.values("main", "nc4", when) for when in ("zero", "end"))
+    zero, end = _zero_end(e, "nc4")
     return [
         mean_clause("train mismatch at the end", end, "<=", 0.001, unit="share"),
         mean_clause("change since zero error", end - zero, "<=", 0.0, unit="share"),
@@ -116,8 +119,7 @@ def _nc4(e: Evidence, tier: Tier) -> list[Clause]:
 
 
 def _equal_boundary_distance(e: Evidence, tier: Tier) -> list[Clause]:
-    spread = (e.values("main", "boundary_spread", when) for when in ("zero", "end"))
-    return [ratio_clause("fall of the relative spread", *spread, ">=", 2.0)]
+    return [ratio_clause("fall of the relative spread", *_zero_end(e, "boundary_spread"), ">=", 2.0)]
 
 
 def _simple_head_suffices(e: Evidence, tier: Tier) -> list[Clause]:
@@ -179,7 +181,8 @@ CLAIMS: dict[str, Claim] = {
             section=OVER,
             sentence="A large network isolates points into cells, each mapped to its class.",
             source="Montufar et al. 2014",
-            criterion="share of training points with an activation pattern of their own rises with width, ends above 0.95",
+            criterion="share of training points with an activation pattern of their own rises with width "
+            "and ends above 0.95",
             control="a narrow net",
             figure="cells",
             arms=tuple(f"width-{w}" for w in WIDTHS),
@@ -191,8 +194,8 @@ CLAIMS: dict[str, Claim] = {
             section=LAYERS,
             sentence="Scattered inputs become class clusters layer by layer.",
             source="Doimo et al. 2020",
-            criterion="held-out chi(penultimate) - chi(input) > 0.1 on the synthetic task, above the untrained net's on "
-            "both, never falling by more than the margin between layers",
+            criterion="held-out chi(penultimate) - chi(input) > 0.1 on the synthetic task, above the untrained "
+            "net's on both, never falling by more than the margin between layers",
             control="the untrained net",
             figure="chi",
             arms=("superclasses", "main"),
@@ -253,7 +256,8 @@ CLAIMS: dict[str, Claim] = {
             section=COLLAPSE,
             sentence="NC2: class means form an equiangular tight frame.",
             source=PAPYAN,
-            criterion=f"equinorm and equiangle of means and weights each fall and end at most at {BOUNDS['nc2_equinorm']}",
+            criterion="equinorm and equiangle of means and weights each fall and end at most at "
+            f"{BOUNDS['nc2_equinorm']}",
             control="the values at zero error",
             figure="nc",
             arms=("main",),
@@ -301,8 +305,8 @@ CLAIMS: dict[str, Claim] = {
             section=COLLAPSE,
             sentence="Data reduced to clusters need only a simple classifier in the final layers.",
             source="Galanti 2022",
-            criterion="cut at the effective depth and classified by nearest class centre, test accuracy is equivalent to "
-            "the whole net's, with at least one layer gone",
+            criterion="cut at the effective depth and classified by nearest class centre, test accuracy is equivalent "
+            "to the whole net's, with at least one layer gone",
             control="the same cut of the untrained net",
             figure="depth",
             arms=("main",),
@@ -338,7 +342,8 @@ CLAIMS: dict[str, Claim] = {
             section=WEIGHTS,
             sentence="After training a large share of weights is close to zero, a small share far from it.",
             source="Han et al. 2015",
-            criterion="share below 0.1 of the layer's initial std, and Gini of the sizes, both rise at the recipe's decay",
+            criterion="share below 0.1 of the layer's initial std, and Gini of the sizes, both rise at the "
+            "recipe's decay",
             control="the same net at initialisation",
             figure="weights",
             arms=("main", "weak-decay"),

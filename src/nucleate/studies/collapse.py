@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from nucleate.data import Dataset, load
-from nucleate.machine.tuning import as_dict, choose_tuning, replay_tuning
+from nucleate.machine.tuning import as_dict, choose_tuning, replay_tuning, tuned
 from nucleate.models import build
 from nucleate.runs import Run, write_run
 from nucleate.runs.store import Writer
@@ -35,14 +35,19 @@ class _Cell:
 
 
 def run_seeds(
-    specs: Sequence[CollapseSpec], *, root: Path, data_root: Path | None = None, jobs: int = 1, progress: bool = True
+    specs: Sequence[CollapseSpec],
+    *,
+    root: Path,
+    data_root: Path | None = None,
+    jobs: int = 1,
+    progress: bool = True,
+    label: str = "",
 ) -> list[Run]:
     """Run several specs, `jobs` at a time; finished ones are opened, not run again."""
     threads = None if jobs == 1 or len(specs) == 1 else 1
     cells = [_Cell(spec, root, data_root, threads) for spec in specs]
     sizes = [spec.train.epochs for spec in specs]
-    label = specs[0].recipe if len({s.recipe for s in specs}) == 1 else "runs"
-    paths = run_cells(_work, cells, sizes=sizes, jobs=jobs, label=label, progress=progress)
+    paths = run_cells(_work, cells, sizes=sizes, jobs=jobs, label=label or specs[0].recipe, progress=progress)
     return [Run(path) for path in paths]
 
 
@@ -95,7 +100,9 @@ def run(
         training = Training(
             model, data.train_inputs, data.train_labels, data.num_classes, spec.train, tuning, seed=spec.seed
         )
+        begun = time.monotonic()
         _terminal_phase(writer, training, data, spec, tick)
+        writer.update_env(seconds=round(time.monotonic() - begun, 2))
         writer.finish()
         return Run(writer.path)
 
@@ -131,7 +138,9 @@ def _terminal_phase(writer: Writer, training: Training, data: Dataset, spec: Col
         kept += zero >= 0 and epoch.fits
         writer.append([_row(spec, epoch, "epoch_loss", epoch.loss)])
         if epoch.number in grid or first_zero:
-            records, tensors = snapshot.measure(epoch, histograms=first_zero or epoch.number in (0, spec.train.epochs))
+            told = first_zero or epoch.number in (0, spec.train.epochs)
+            with tuned(training.tuning):
+                records, tensors = snapshot.measure(epoch, histograms=told)
             writer.save_tensors(f"epoch-{epoch.number:06d}", tensors)
             writer.append(records)
             writer.update_env(layers=snapshot.layers, zero_error_epoch=zero)

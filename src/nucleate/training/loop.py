@@ -12,6 +12,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -93,7 +94,7 @@ class Training:
                     outputs = self.model(inputs)
                 loss = loss_of(outputs.float(), labels, self.spec.loss, self.num_classes)
                 self.optimizer.zero_grad(set_to_none=True)
-                loss.backward()  # type: ignore[no-untyped-call]
+                loss.backward()
                 self.optimizer.step()
                 total += loss.detach() * len(labels)
                 self.step += 1
@@ -170,7 +171,7 @@ def learning_rate(spec: TrainSpec, epoch: int) -> float:
     """
     if spec.schedule == "steps":
         passed = (epoch >= spec.epochs // 3) + (epoch >= 2 * spec.epochs // 3) if spec.epochs >= 3 else 0
-        return spec.lr / 10**passed
+        return spec.lr / 10.0**passed
     if spec.schedule == "cosine":
         return spec.lr * 0.5 * (1 + math.cos(math.pi * epoch / spec.epochs))
     return spec.lr
@@ -182,7 +183,9 @@ def batches(size: int, batch_size: int, *, seed: int, epoch: int) -> list[Tensor
     >>> [len(b) for b in batches(9, 4, seed=0, epoch=0)]
     [4, 5]
     """
-    generator = torch.Generator().manual_seed((seed << 32) + epoch)
+    # torch's CPU generator takes 32 bits of its seed, so the two numbers are mixed into as many.
+    mixed = int(np.random.SeedSequence([seed, epoch]).generate_state(1)[0])
+    generator = torch.Generator().manual_seed(mixed)
     parts = list(torch.randperm(size, generator=generator).split(batch_size))
     if len(parts) > 1 and len(parts[-1]) == 1:
         parts[-2:] = [torch.cat(parts[-2:])]
