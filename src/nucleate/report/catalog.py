@@ -1,0 +1,307 @@
+"""What the report shows: names of measures, panels of curves, sections and their captions."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+LABELS = {
+    "accuracy": "accuracy",
+    "error": "error",
+    "loss": "loss",
+    "nc1": "NC1, trace form",
+    "nc1_quotient": "NC1, quotient of traces",
+    "nc1_cdnv": "NC1, CDNV",
+    "nc1_vci": "NC1, VCI",
+    "nc2_equinorm": "NC2, equal norms of means",
+    "nc2_equiangle": "NC2, equal angles of means",
+    "nc2_max_angle": "NC2, maximal angle of means",
+    "nc2_etf": "NC2, distance of means to the ETF",
+    "nc2_equinorm_weights": "NC2, equal norms of weights",
+    "nc2_equiangle_weights": "NC2, equal angles of weights",
+    "nc3": "NC3, squared difference",
+    "nc3_gram": "NC3, Gram form",
+    "nc3_cosine": "NC3, 1 - cosine",
+    "nc4": "NC4, mismatch with nearest class mean",
+    "ncc_accuracy": "nearest-class-mean accuracy",
+    "boundary_spread": "relative spread of boundary distances",
+    "vertex_distance_mean": "distance to own vertex, mean",
+    "vertex_distance_max": "distance to own vertex, farthest point",
+    "logit_norm": "norm of the logits",
+    "logit_ratio": "logits: spread within / between classes",
+    "chi": "chi, share of neighbours of the same class",
+    "overlap_next": "neighbour overlap with the next layer",
+    "intrinsic_dimension": "intrinsic dimension (two-NN)",
+    "participation_ratio": "participation ratio",
+    "fgsm_accuracy": "accuracy under FGSM",
+    "pgd_accuracy": "accuracy under PGD",
+    "corruption_accuracy": "accuracy under corruptions",
+    "min_perturbation": "smallest adversarial perturbation",
+    "ece": "expected calibration error",
+    "near_zero_share": "share of weights near zero",
+    "gini": "Gini coefficient of |w|",
+    "pattern_share": "share of points with an activation pattern of their own",
+}
+"""Measure -> what it is called in tables and on axes."""
+
+SUMMARY = (
+    ("", "train", "error"),
+    ("", "train", "loss"),
+    ("penultimate", "train", "nc1"),
+    ("penultimate", "train", "nc1_quotient"),
+    ("penultimate", "train", "nc1_cdnv"),
+    ("penultimate", "train", "nc2_equinorm"),
+    ("penultimate", "train", "nc2_equiangle"),
+    ("penultimate", "train", "nc2_equinorm_weights"),
+    ("penultimate", "train", "nc2_equiangle_weights"),
+    ("penultimate", "train", "nc2_etf"),
+    ("penultimate", "train", "nc3"),
+    ("penultimate", "train", "nc4"),
+    ("penultimate", "test", "nc4"),
+    ("penultimate", "train", "boundary_spread"),
+    ("", "train", "vertex_distance_mean"),
+    ("", "train", "vertex_distance_max"),
+    ("", "train", "logit_norm"),
+    ("", "train", "logit_ratio"),
+    ("penultimate", "test", "chi"),
+    ("", "test", "accuracy"),
+    ("", "test", "loss"),
+    ("", "test", "ece"),
+    ("", "test", "fgsm_accuracy"),
+    ("", "test", "pgd_accuracy"),
+    ("", "test", "corruption_accuracy"),
+    ("", "test", "min_perturbation"),
+    ("", "train", "near_zero_share"),
+    ("", "train", "gini"),
+    ("", "train", "pattern_share"),
+)
+"""Rows of the table "zero error -> end": (layer, split, metric)."""
+
+DEPTH_MEASURES = (
+    "chi",
+    "ncc_accuracy",
+    "nc1_quotient",
+    "nc1_cdnv",
+    "nc2_etf",
+    "intrinsic_dimension",
+    "participation_ratio",
+    "overlap_next",
+)
+"""Measures that every layer has."""
+
+
+@dataclass(frozen=True)
+class Line:
+    """One curve of a panel."""
+
+    metric: str
+    label: str
+    split: str
+    main: bool = True
+    """Drawn from the start when several runs share the panel."""
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One set of axes: measures over epochs."""
+
+    id: str
+    section: str
+    title: str
+    unit: str
+    lines: tuple[Line, ...]
+    layer: str = ""
+    log: bool = False
+
+
+PANELS = (
+    Panel(
+        "vertex",
+        "softmax",
+        "Distance to the own vertex",
+        "Euclidean distance",
+        (Line("vertex_distance_max", "farthest point", "train"), Line("vertex_distance_mean", "mean", "train")),
+        log=True,
+    ),
+    Panel(
+        "nc1",
+        "collapse",
+        "NC1: spread within classes",
+        "within / between (no unit)",
+        (
+            Line("nc1", "trace form", "train"),
+            Line("nc1_quotient", "quotient", "train", False),
+            Line("nc1_cdnv", "CDNV", "train", False),
+        ),
+        "penultimate",
+        True,
+    ),
+    Panel(
+        "nc2",
+        "collapse",
+        "NC2: an equiangular tight frame",
+        "coefficient of variation or cosine",
+        (
+            Line("nc2_equinorm", "norms, means", "train"),
+            Line("nc2_equiangle", "angles, means", "train"),
+            Line("nc2_equinorm_weights", "norms, weights", "train", False),
+            Line("nc2_equiangle_weights", "angles, weights", "train", False),
+        ),
+        "penultimate",
+        True,
+    ),
+    Panel(
+        "nc3",
+        "collapse",
+        "NC3: weights align with class means",
+        "distance of normalised matrices",
+        (
+            Line("nc3", "squared difference", "train"),
+            Line("nc3_gram", "Gram form", "train", False),
+            Line("nc3_cosine", "1 - cosine", "train", False),
+        ),
+        "penultimate",
+        True,
+    ),
+    Panel(
+        "nc4",
+        "collapse",
+        "NC4: nearest class mean decides",
+        "share of points that disagree",
+        (Line("nc4", "training points", "train"), Line("nc4", "held-out points", "test")),
+        "penultimate",
+        True,
+    ),
+    Panel(
+        "logit-ratio",
+        "logits",
+        "Spread within / between classes",
+        "ratio (no unit)",
+        (Line("logit_ratio", "within / between", "train"),),
+        log=True,
+    ),
+    Panel(
+        "logit-norm",
+        "logits",
+        "Norm of the logits",
+        "Euclidean norm",
+        (Line("logit_norm", "mean norm", "train"),),
+        log=True,
+    ),
+    Panel(
+        "boundary-spread",
+        "boundary",
+        "Relative spread of the distances",
+        "std / mean within a class",
+        (Line("boundary_spread", "mean over classes", "train"),),
+        "penultimate",
+        True,
+    ),
+    Panel(
+        "near-zero",
+        "weights",
+        "Weights near zero, and their inequality",
+        "share or coefficient, 0 to 1",
+        (
+            Line("near_zero_share", "share near zero", "train"),
+            Line("gini", "Gini of |w|", "train"),
+        ),
+    ),
+    Panel(
+        "accuracy",
+        "training",
+        "Accuracy",
+        "share of points",
+        (Line("accuracy", "training points", "train"), Line("accuracy", "held-out points", "test")),
+    ),
+    Panel(
+        "loss",
+        "training",
+        "Loss",
+        "mean loss over points",
+        (Line("loss", "training points", "train"), Line("loss", "held-out points", "test")),
+        log=True,
+    ),
+    Panel(
+        "robustness",
+        "training",
+        "Accuracy on disturbed inputs",
+        "share of held-out points",
+        (
+            Line("pgd_accuracy", "PGD", "test"),
+            Line("fgsm_accuracy", "FGSM", "test", False),
+            Line("corruption_accuracy", "corruptions", "test", False),
+        ),
+    ),
+    Panel(
+        "perturbation",
+        "training",
+        "Smallest adversarial perturbation",
+        "size in units of the input range",
+        (Line("min_perturbation", "held-out points", "test"),),
+    ),
+    Panel(
+        "calibration",
+        "training",
+        "Calibration error",
+        "expected calibration error",
+        (Line("ece", "held-out points", "test"),),
+    ),
+    Panel(
+        "patterns",
+        "training",
+        "Points in cells of their own",
+        "share of training points",
+        (Line("pattern_share", "own activation pattern", "train"),),
+    ),
+)
+
+SECTIONS = {
+    "summary": ("From zero error to the end", "What changed after the last training error was gone."),
+    "verdicts": ("Verdicts", "Each claim with the criterion written down before the run, and what its interval says."),
+    "softmax": (
+        "The softmax simplex",
+        "Softmax outputs move from the centre to the vertices: each point is one training example, each corner is "
+        "certainty in one class.",
+    ),
+    "etf": (
+        "Means and weights on the ETF",
+        "Points gather at their class means, the means at the vertices of the nearest simplex ETF, and the classifier's "
+        "weights turn to the same directions.",
+    ),
+    "collapse": (
+        "Neural collapse, NC1 to NC4",
+        "All four measures fall, and go on falling after the line at zero training error.",
+    ),
+    "logits": (
+        "Logit clusters",
+        "The logits cluster by class as the softmax does, far outside the unit simplex that is drawn for scale.",
+    ),
+    "boundary": (
+        "Distance to the own decision boundary",
+        "The points of a class end at nearly the same signed distance from their class's hyperplane.",
+    ),
+    "layers": (
+        "Every layer in two dimensions",
+        "Scattered at the input, the classes come apart layer by layer and epoch by epoch.",
+    ),
+    "chi": (
+        "Neighbours of the same class",
+        "chi is the share of a point's nearest neighbours with its own label: it grows with depth, and with training "
+        "in the deep layers first.",
+    ),
+    "depth": (
+        "Layer by layer",
+        "From the effective depth on, the nearest class mean is as good as in the last hidden layer: the layers after "
+        "it add little.",
+    ),
+    "weights": (
+        "Weight histograms",
+        "Training moves a large share of the weights close to zero and leaves a small share in the tails.",
+    ),
+    "training": (
+        "Accuracy, loss and robustness",
+        "What training past zero error does to held-out accuracy, to attacks and to calibration.",
+    ),
+    "about": ("About these runs", "What was run, on what, and how to read the numbers."),
+}
+"""Section -> (heading, one-sentence caption), in the order of the page."""

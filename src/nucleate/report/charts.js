@@ -1,0 +1,417 @@
+// Curves over epochs, layers as pictures, heat maps, histograms, verdicts.
+
+// Log-spaced epochs: epoch 0 sits half a step before the first one, and is called start.
+function epochAxis(all) {
+  const positive = all.filter((e) => e > 0);
+  const first = Math.min(...positive), last = Math.max(...positive);
+  if (!positive.length || last / first < 20) return { at: (e) => e, axis: { title: "epoch" } };
+  const start = first / 2.2;
+  const ticks = [];
+  for (let power = 1; power <= last; power *= 10) [1, 3].forEach((m) => { if (m * power >= first && m * power <= last) ticks.push(m * power); });
+  const values = (all.includes(0) ? [start] : []).concat(ticks);
+  return {
+    at: (e) => (e > 0 ? e : start),
+    axis: {
+      title: "epoch", type: "log", tickvals: values, ticktext: values.map((v) => (v === start ? "start" : String(v))),
+      range: [Math.log10(all.includes(0) ? start / 1.2 : first / 1.2), Math.log10(last * 1.2)],
+    },
+  };
+}
+
+const RAISED = { "-": "⁻", 0: "⁰", 1: "¹", 2: "²", 3: "³", 4: "⁴", 5: "⁵", 6: "⁶", 7: "⁷", 8: "⁸", 9: "⁹" };
+function power(k) {
+  if (k >= -3 && k <= 3) return String(Number((10 ** k).toPrecision(1)));
+  return `10${String(k).split("").map((c) => RAISED[c]).join("")}`;
+}
+
+// A log axis on which exact zeros lie on a line of their own at the bottom.
+function valueAxis(values, log, title) {
+  const finite = values.filter((v) => v != null && Number.isFinite(v));
+  const positive = finite.filter((v) => v > 0);
+  if (!log || !positive.length || finite.some((v) => v < 0)) {
+    return { at: (v) => v, axis: { title, rangemode: "tozero" } };
+  }
+  const low = Math.log10(Math.min(...positive)), high = Math.log10(Math.max(...positive));
+  const zeros = finite.includes(0);
+  const floor = Math.floor(low - 0.15) - (zeros ? 0.5 : 0);
+  const bottom = zeros ? floor - 0.2 : low - 0.08 * Math.max(high - low, 0.5);
+  const top = high + 0.08 * Math.max(high - low, 0.5);
+  const steps = high - low > 6 ? 2 : 1;
+  const ticks = [];
+  for (let k = Math.floor(low); k <= Math.ceil(high); k += steps) ticks.push([10 ** k, power(k)]);
+  if (high - low < 1.4) {
+    for (let k = Math.floor(low); k <= Math.ceil(high); k += 1) {
+      [2, 5].forEach((m) => ticks.push([m * 10 ** k, String(Number((m * 10 ** k).toPrecision(1)))]));
+    }
+  }
+  if (zeros) ticks.push([10 ** floor, "0"]);
+  return {
+    at: (v) => (v === 0 ? 10 ** floor : v),
+    axis: { title, type: "log", range: [bottom, top], tickvals: ticks.map((t) => t[0]), ticktext: ticks.map((t) => t[1]) },
+  };
+}
+
+function panelFigure(host, panel, layer) {
+  const many = data.groups.length > 1;
+  const drawn = [];
+  const lacking = new Set();
+  panel.lines.forEach((line, i) => data.groups.forEach((group, g) => {
+    const name = `${line.metric}|${line.split}|${layer}`;
+    const curve = group.curves[name];
+    if (curve) drawn.push({ line, i, group, g, curve });
+    else lacking.add(group.why[name] || `no run holds ${line.metric}`);
+  }));
+  const box = el("div", { class: "panel" }, el("h3", {}, panel.title));
+  host.append(box);
+  if (!drawn.length) {
+    box.append(missing(...lacking));
+    return () => {};
+  }
+  const node = el("div", { class: "plot", id: `${panel.id}-plot` });
+  box.append(node);
+  const zeros = data.groups.map((group, g) => [group.zero, g]).filter(([z]) => z);
+  return () => {
+    const x = epochAxis([...new Set(drawn.flatMap((d) => d.curve.x))]);
+    const y = valueAxis(drawn.flatMap((d) => [...d.curve.y, ...(d.curve.low || []), ...(d.curve.high || [])]), panel.log, panel.unit);
+    const traces = [];
+    if (many) {
+      panel.lines.forEach((line, i) => { if (drawn.some((d) => d.i === i)) traces.push({
+        x: [null], y: [null], mode: "lines", name: line.label, legendgroup: String(i), visible: line.main || "legendonly",
+        line: { color: css("--soft"), dash: DASHES[i], width: 2 },
+      }); });
+    }
+    drawn.forEach(({ line, i, group, g, curve }) => {
+      const tone = colour(many ? g : i);
+      const shared = { legendgroup: String(i), visible: !many || line.main || "legendonly" };
+      const at = curve.x.map(x.at);
+      if (curve.low) {
+        const bound = (values) => values.map((v, j) => y.at(v ?? curve.y[j]));
+        const low = bound(curve.low).map((v) => (y.axis.type === "log" ? Math.max(v, 10 ** y.axis.range[0]) : v));
+        traces.push({
+          ...shared, x: [...at, ...at.slice().reverse()], y: [...bound(curve.high), ...low.reverse()], fill: "toself",
+          fillcolor: faint(tone, 0.18), line: { width: 0 }, mode: "lines", hoverinfo: "skip", showlegend: false,
+        });
+      }
+      traces.push({
+        ...shared, x: at, y: curve.y.map((v) => (v == null ? null : y.at(v))), mode: "lines+markers", showlegend: !many,
+        name: line.label, line: { color: tone, width: 2, dash: DASHES[i % DASHES.length] },
+        marker: { symbol: LINE_MARKERS[i % LINE_MARKERS.length], size: 6, color: tone },
+        text: curve.x.map((e, j) => `${esc(group.label, 40)}<br>${line.label}, epoch ${e}: ${curve.y[j] ?? "undefined"}`
+          + (curve.low && curve.low[j] != null ? `<br>95 % interval ${curve.low[j]} to ${curve.high[j]}, ${curve.n} seeds` : "")),
+        hovertemplate: "%{text}<extra></extra>",
+      });
+    });
+    const shapes = [], annotations = [];
+    zeros.forEach(([zero, g]) => {
+      const tone = many ? colour(g) : css("--soft");
+      shapes.push({
+        type: "line", x0: x.at(zero[1]), x1: x.at(zero[1]), yref: "paper", y0: 0, y1: 1, line: { color: tone, width: 1.2, dash: "dot" },
+      });
+      if (zero[2] > zero[0]) shapes.push({
+        type: "rect", x0: x.at(zero[0]), x1: x.at(zero[2]), yref: "paper", y0: 0, y1: 1, line: { width: 0 }, fillcolor: faint(tone.length === 7 ? tone : "#888888", 0.12),
+      });
+    });
+    if (zeros.length) annotations.push({
+      x: x.axis.type === "log" ? Math.log10(x.at(zeros[0][0][1])) : zeros[0][0][1], y: 1, yref: "paper", text: "zero error", showarrow: false, xanchor: "left",
+      yanchor: "bottom", font: { size: 11, color: css("--soft") },
+    });
+    plot(node, traces, {
+      height: 300, xaxis: axis(x.axis), yaxis: axis(y.axis), shapes, annotations,
+      showlegend: many ? panel.lines.length > 1 : drawn.length > 1,
+    }, `${panel.title} over epochs`);
+  };
+}
+
+function groupKeys() {
+  if (data.groups.length < 2 && data.groups[0].seeds < 2) return null;
+  const list = el("ul", { class: "keys", "aria-label": "Runs" });
+  data.groups.forEach((group, g) => {
+    const many = group.seeds > 1 ? `: mean and 95 % interval of ${group.seeds} seeds` : ": 1 seed";
+    const swatch = el("span", { class: "swatch" });
+    swatch.style.borderTopColor = data.groups.length > 1 ? colour(g) : css("--soft");
+    list.append(el("li", {}, swatch, group.label + many));
+  });
+  return list;
+}
+
+function panels(host, section, withLayers) {
+  const own = data.panels.filter((p) => p.section === section);
+  if (!own.length) return () => {};
+  const keys = el("div");
+  const grid = el("div", { class: "panels" });
+  let draws = [];
+  const fill = (layer) => {
+    grid.replaceChildren();
+    draws = own.map((p) => panelFigure(grid, p, layer ?? p.layer));
+  };
+  const draw = () => {
+    const list = groupKeys();
+    keys.replaceChildren(...(list ? [list] : []));
+    draws.forEach((d) => d());
+  };
+  if (withLayers) {
+    const have = new Set(data.groups.flatMap((g) => Object.keys(g.curves)).filter((n) => n.startsWith("nc1")).map((n) => n.split("|").slice(2).join("|")));
+    const names = [...new Set(data.runs.flatMap((r) => r.layers))].filter((n) => have.has(n));
+    if (names.length > 1) {
+      const start = names.includes("penultimate") ? "penultimate" : names[names.length - 1];
+      host.append(el("div", { class: "controls" }, choice("Layer", names.map((n) => [n, n]), start, (n) => { fill(n); draw(); })));
+    }
+  }
+  fill();
+  host.append(keys, grid);
+  return draw;
+}
+
+function layersFigure(host, run) {
+  const names = run.layers.filter((n) => run.frames.some((f) => f.layers[n]));
+  if (!names.length) {
+    host.append(missing("the run stored no coordinates of its layers (tensors pca:LAYER)"));
+    return () => {};
+  }
+  const state = { layer: Math.max(0, names.indexOf("penultimate")) };
+  const node = el("div", { class: "plot square", id: "layers-plot" });
+  const note = el("p", { class: "small" });
+  const draw = () => {
+    const frame = run.frames[state.epoch];
+    const packed = frame.layers[names[state.layer]];
+    const points = packed ? rows(packed) : [];
+    const traces = run.classes.map((text, c) => {
+      const at = points.filter((_, i) => run.labels[i] === c);
+      return {
+        x: at.map((p) => p[0]), y: at.map((p) => p[1]), mode: "markers", name: esc(text), text: at.map(() => esc(text, 40)),
+        hovertemplate: "%{text}<extra></extra>",
+        marker: { symbol: marker(c), color: colour(c), size: 7.5, opacity: 0.85, line: { width: 0.6, color: css("--paper") } },
+      };
+    });
+    const kind = { pca: "principal component", tsne: "t-SNE axis", umap: "UMAP axis" }[data.projection];
+    const bare = { showticklabels: false, ticks: "", range: [-2.6, 2.6], zeroline: false };
+    plot(node, traces, {
+      height: Math.min(600, Math.max(380, node.clientWidth * 0.95 + 70)), margin: { l: 34, r: 8, t: 8, b: 34 },
+      xaxis: axis({ ...bare, title: `${kind} 1` }), yaxis: axis({ ...bare, title: `${kind} 2`, scaleanchor: "x" }),
+      legend: { orientation: "h", x: 0, y: -0.1, yanchor: "top", font: { size: 12 } },
+    }, `Points of layer ${names[state.layer]} at epoch ${frame.epoch} in two dimensions`);
+    note.textContent = `${points.length} training points of ${run.label}, the same at every epoch; axes in units of the `
+      + "cloud's root mean square radius" + (packed ? "." : `. Not stored at epoch ${frame.epoch}.`);
+  };
+  const depth = slider("Layer", names.length, state.layer, (i) => `${short(names[i], 30)} (${i + 1} of ${names.length})`, (i) => {
+    state.layer = i;
+    draw();
+  });
+  host.append(el("div", { class: "controls" }, depth), epochs(run, state, draw), node, note);
+  return draw;
+}
+
+function depthFigure(host, run, prefix, measures) {
+  const have = measures.filter((m) => run.depth[m]);
+  if (!have.length) {
+    host.append(missing(`the run holds no record of ${measures.map((m) => data.labels[m] || m).join(", ")} at two layers or more`));
+    return () => {};
+  }
+  const state = { measure: have[0], split: null };
+  const controls = el("div", { class: "controls" });
+  const grid = el("div", { class: "panels" });
+  const heat = el("div", { class: "plot", id: `${prefix}-heat` });
+  const curves = el("div", { class: "plot", id: `${prefix}-curves` });
+  const note = el("p", { class: "small" });
+  grid.append(el("div", { class: "panel" }, heat), el("div", { class: "panel" }, curves));
+  const title = (m) => data.labels[m] || `${data.labels[m.split("@")[0]] || m} (${m.split("@")[1]})`;
+  const build = () => {
+    const splits = Object.keys(run.depth[state.measure]);
+    if (!splits.includes(state.split)) state.split = splits[0];
+    controls.replaceChildren();
+    if (have.length > 1) controls.append(choice("Measure", have.map((m) => [m, title(m)]), state.measure, (m) => {
+      state.measure = m;
+      build();
+      controls.querySelector("select").focus();
+      draw();
+    }));
+    controls.append(choice("Points", splits.map((s) => [s, s === "test" ? "held-out" : "training"]), state.split, (s) => { state.split = s; draw(); }));
+  };
+  const draw = () => {
+    const table = run.depth[state.measure][state.split];
+    const ticks = { tickvals: table.layers.map((_, i) => i), ticktext: table.layers.map((n) => esc(n, 16)) };
+    const flat = table.values.flat().filter((v) => v != null);
+    const share = flat.every((v) => v >= 0 && v <= 1);
+    const chance = (table.chance || []).flat().filter((v) => v != null);
+    const when = table.epochs.map((e, i) => i);
+    const step = Math.ceil(table.epochs.length / (narrow.matches ? 6 : 12));
+    const roomy = flat.length <= 90 && !narrow.matches && node_wide(heat, table.epochs.length);
+    plot(heat, [{
+      type: "heatmap", x: when, y: ticks.tickvals, z: table.values, colorscale: "Cividis", xgap: 1, ygap: 1,
+      zmin: share ? Math.min(...flat, ...chance) : undefined, zmax: share ? 1 : undefined, hoverongaps: false,
+      text: table.values.map((row, i) => row.map((v, j) => `${esc(table.layers[i], 40)}<br>epoch ${table.epochs[j]}: ${v}`)),
+      hovertemplate: "%{text}<extra></extra>", texttemplate: roomy ? "%{z:.2g}" : undefined, textfont: { size: 11 },
+      colorbar: { thickness: 10, outlinewidth: 0, len: 1, tickfont: { size: 11 } },
+    }], {
+      height: Math.max(300, 110 + 34 * table.layers.length), margin: { l: 60, r: 8, t: 30, b: 48 },
+      xaxis: axis({ title: "epoch", tickvals: when.filter((i) => i % step === 0), ticktext: table.epochs.filter((_, i) => i % step === 0).map(String), showgrid: false }),
+      yaxis: axis({ ...ticks, showgrid: false }),
+      annotations: table.epochs.includes(run.zero) ? [{
+        x: table.epochs.indexOf(run.zero), y: 1, yref: "paper", yanchor: "bottom", text: "zero error ▾", showarrow: false, font: { size: 11, color: css("--soft") },
+      }] : [],
+    }, `${title(state.measure)}, layers by epochs`);
+    const named = run.moments.filter(([, e]) => table.epochs.includes(e));
+    const shown = named.length ? named : [["first", table.epochs[0]], ["last", table.epochs[table.epochs.length - 1]]];
+    const traces = [];
+    shown.forEach(([name, epoch], i) => {
+      const j = table.epochs.indexOf(epoch);
+      const column = (grid) => grid.map((row) => row[j]);
+      const tone = colour([2, 1, 0][i % 3]);
+      if (table.low && table.high) {
+        const low = column(table.low), high = column(table.high);
+        if (low.every((v) => v != null)) traces.push({
+          x: [...ticks.tickvals, ...ticks.tickvals.slice().reverse()], y: [...high, ...low.slice().reverse()], fill: "toself",
+          fillcolor: faint(tone, 0.18), line: { width: 0 }, mode: "lines", hoverinfo: "skip", showlegend: false,
+        });
+      }
+      traces.push({
+        x: ticks.tickvals, y: column(table.values), mode: "lines+markers", name: `${name} (epoch ${epoch})`,
+        line: { color: tone, width: 2, dash: DASHES[(shown.length - 1 - i) % 3] }, marker: { symbol: LINE_MARKERS[i % 4], size: 8, color: tone },
+        hovertemplate: `${name}, epoch ${epoch}: %{y:.3g}<extra></extra>`,
+      });
+    });
+    if (chance.length) traces.push({
+      x: ticks.tickvals, y: table.chance.map((row) => row[row.length - 1]), mode: "lines", name: "chance",
+      line: { color: css("--soft"), width: 1.5, dash: "dot" }, hovertemplate: "chance %{y:.3g}<extra></extra>",
+    });
+    const effective = prefix === "depth" && state.measure === "ncc_accuracy" ? effectiveDepth(table) : null;
+    plot(curves, traces, {
+      height: Math.max(300, 110 + 34 * table.layers.length), margin: { l: 56, r: 14, t: 30, b: 60 },
+      xaxis: axis({ ...ticks, title: "layer", range: [-0.3, table.layers.length - 0.7] }),
+      yaxis: axis({ title: title(state.measure), ...(share ? { range: [Math.min(0, ...flat), 1.03] } : {}) }),
+      legend: { orientation: "h", x: 0, y: -0.36, yanchor: "top", font: { size: 12 } },
+      shapes: effective == null ? [] : [{
+        type: "line", x0: effective, x1: effective, yref: "paper", y0: 0, y1: 1, line: { color: css("--soft"), width: 1.2, dash: "dash" },
+      }],
+      annotations: effective == null ? [] : [{
+        x: effective, y: 1, yref: "paper", yanchor: "bottom", text: "effective depth", showarrow: false, font: { size: 11, color: css("--soft") },
+      }],
+    }, `${title(state.measure)} by layer`);
+    note.textContent = `${run.label}, ${state.split === "test" ? "held-out" : "training"} points.`
+      + (table.low ? " Bands: 95 % interval over points." : "") + (chance.length ? " Dotted: chance level." : "")
+      + (effective == null ? "" : " Effective depth: the first layer from which the nearest class mean is within 1 point of the last hidden layer, at the end.");
+  };
+  host.append(controls, grid, note);
+  build();
+  return draw;
+}
+
+const node_wide = (node, columns) => node.clientWidth / (columns + 2) > 34;
+
+function effectiveDepth(table) {
+  const last = table.epochs.length - 1;
+  const column = table.values.map((row) => row[last]);
+  const home = table.layers.lastIndexOf("penultimate");
+  const target = column[home >= 0 ? home : column.length - 1];
+  if (target == null) return null;
+  const end = home >= 0 ? home : column.length - 1;
+  let first = end;
+  while (first > 0 && column[first - 1] != null && column[first - 1] >= target - 0.01) first -= 1;
+  return first;
+}
+
+function weightsFigure(host, run) {
+  const names = Object.keys(run.histograms);
+  if (!names.length) {
+    host.append(missing("the run stored no weight histograms (tensors hist:PARAMETER)"));
+    return () => {};
+  }
+  const state = { name: names.includes("classifier.weight") ? names[0] : names[0] };
+  const node = el("div", { class: "plot", id: "weights-plot" });
+  const note = el("p", { class: "small" });
+  const draw = () => {
+    const series = run.histograms[state.name];
+    plot(node, series.map((h, i) => {
+      const tone = colour([2, 1, 0][i % 3]);
+      return {
+        x: h.edges, y: [...h.density, h.density[h.density.length - 1]].map((v) => v || null), mode: "lines",
+        name: `${h.when} (epoch ${h.epoch})`, line: { shape: "hv", color: tone, width: 2, dash: DASHES[(series.length - 1 - i) % 3] },
+        hovertemplate: `${esc(h.when)}: w = %{x:.3g}, density %{y:.3g}<extra></extra>`,
+      };
+    }), {
+      height: 340, xaxis: axis({ title: "weight" }),
+      yaxis: axis({ ...valueAxis(series.flatMap((h) => h.density).filter((v) => v > 0), true, "").axis, title: "density (log)" }),
+    }, `Histogram of ${state.name}`);
+    note.textContent = `${series[0].n.toLocaleString("en")} weights of ${state.name}, ${run.label}; both axes share one scale over training.`;
+  };
+  host.append(el("div", { class: "controls" }, choice("Parameter", names.map((n) => [n, n]), state.name, (n) => { state.name = n; draw(); })), node, note);
+  return draw;
+}
+
+function boundaryFigure(host, run) {
+  const frames = run.frames.filter((f) => f.boundary);
+  if (!frames.length) {
+    host.append(missing("the run stored no distances to the boundary (tensor boundary)"));
+    return () => {};
+  }
+  const held = { ...run, frames };
+  const state = {};
+  const node = el("div", { class: "plot", id: "boundary-plot" });
+  const note = el("p", { class: "small" });
+  const draw = () => {
+    const frame = frames[state.epoch];
+    const values = rows(frame.boundary).map((r) => r[0]);
+    const traces = run.classes.map((text, c) => {
+      const at = values.map((v, i) => [v, i]).filter(([, i]) => run.labels[i] === c);
+      return {
+        x: at.map(([, i]) => c + 0.55 * jitter(i)), y: at.map(([v]) => v), mode: "markers", showlegend: false,
+        text: at.map(([v]) => `${esc(text, 40)}: ${v.toPrecision(3)}`), hovertemplate: "%{text}<extra></extra>",
+        marker: { symbol: marker(c), color: colour(c), size: 6, opacity: 0.8, line: { width: 0.5, color: css("--paper") } },
+      };
+    });
+    const far = Math.max(0, ...values.filter(Number.isFinite)), near = Math.min(0, ...values.filter(Number.isFinite));
+    plot(node, traces, {
+      height: 340,
+      xaxis: axis({ title: "class", tickvals: run.classes.map((_, c) => c), ticktext: run.classes.map((t) => esc(t, 12)), showgrid: false, range: [-0.7, run.classes.length - 0.3] }),
+      yaxis: axis({ title: "signed distance to the boundary", range: [near - 0.05 * (far - near), far + 0.08 * (far - near)], zeroline: true, zerolinewidth: 2, zerolinecolor: css("--soft") }),
+    }, `Signed distance of each point to its class's boundary at epoch ${frame.epoch}`);
+    note.textContent = `${values.length} training points of ${run.label}; below the line at 0 a point lies on the wrong side. The scale follows the epoch.`;
+  };
+  host.append(epochs(held, state, draw), node, note);
+  return draw;
+}
+
+const SVG = "http://www.w3.org/2000/svg";
+function shape(tag, attributes, text) {
+  const node = document.createElementNS(SVG, tag);
+  for (const [name, value] of Object.entries(attributes)) node.setAttribute(name, value);
+  if (text != null) node.textContent = text;
+  return node;
+}
+
+// One row for each clause: where the bound allows, where the effect and its interval are.
+function clausesFigure(host, verdict) {
+  const own = (verdict.clauses || []).filter((c) => Number.isFinite(c.effect) && Number.isFinite(c.bound));
+  if (!own.length) return () => {};
+  const draw = () => {
+    host.querySelector("svg")?.remove();
+    const svg = shape("svg", { viewBox: `0 0 560 ${own.length * 46}`, role: "img", "aria-label": "Effect and interval of each clause against its bound" });
+    own.forEach((c, i) => {
+      const top = i * 46;
+      const values = [c.effect, c.low, c.high, c.bound].filter(Number.isFinite);
+      const log = Math.min(...values) > 0 && Math.max(...values) / Math.min(...values) > 10;
+      const f = log ? Math.log : (v) => v;
+      const low = Math.min(...values.map(f)), high = Math.max(...values.map(f));
+      const pad = 0.25 * (high - low || Math.abs(high) || 1);
+      const x = (v) => 8 + (544 * (f(v) - low + pad)) / (high - low + 2 * pad);
+      const bound = x(c.bound);
+      const allowed = c.direction === "<=" ? [8, bound - 8] : [bound, 552 - bound];
+      svg.append(
+        shape("rect", { x: allowed[0], y: top + 18, width: Math.max(0, allowed[1]), height: 18, fill: css("--good"), opacity: 0.14 }),
+        shape("line", { x1: 8, x2: 552, y1: top + 27, y2: top + 27, stroke: css("--line") }),
+        shape("line", { x1: bound, x2: bound, y1: top + 13, y2: top + 41, stroke: css("--ink"), "stroke-dasharray": "3 2" }),
+        shape("text", { x: 8, y: top + 11, "font-size": 12, fill: css("--soft") }, `${short(c.name, 56)}${log ? " (log scale)" : ""}`),
+        shape("text", {
+          x: Math.min(520, Math.max(40, bound)), y: top + 11, "font-size": 11, fill: css("--ink"), "text-anchor": "middle",
+          visibility: bound < 40 + 6.4 * Math.min(68, c.name.length + (log ? 12 : 0)) ? "hidden" : "visible",
+        }, `bound ${c.bound}`),
+      );
+      if (Number.isFinite(c.low) && Number.isFinite(c.high)) {
+        svg.append(shape("line", { x1: x(c.low), x2: x(c.high), y1: top + 27, y2: top + 27, stroke: css("--accent"), "stroke-width": 4, "stroke-linecap": "round" }));
+      }
+      svg.append(shape("circle", { cx: x(c.effect), cy: top + 27, r: 5.5, fill: css("--accent"), stroke: css("--card"), "stroke-width": 1.5 }));
+    });
+    host.prepend(svg);
+  };
+  return draw;
+}

@@ -1,0 +1,183 @@
+"""One self-contained HTML page of runs: it opens without a network and asks for nothing outside itself."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import math
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from nucleate.report.catalog import SECTIONS
+from nucleate.report.gather import View, groups, views
+from nucleate.report.payload import embed, payload
+from nucleate.report.scenes import Projection, check_projection
+from nucleate.report.summary import summary
+from nucleate.runs import Run
+from nucleate.runs.store import write_atomic
+
+HERE = Path(__file__).parent
+SCRIPTS = ("core.js", "simplex.js", "charts.js", "page.js")
+MARKS = {"holds": "✓", "fails": "✗", "inconclusive": "?"}
+READING = (
+    "Pictures show a fixed, class-balanced subsample of the training points. Curves are means over seeds of one spec with "
+    "Student's 95 % interval, of the logarithm on log axes; a single seed has no band. Epoch 0 is the untrained network and "
+    "is drawn as “start” on log axes; exact zeros lie on their own line below a log axis. The terminal phase begins at "
+    "“zero error”: the first epoch without a training error in eval mode."
+)
+
+
+def page(
+    runs: Sequence[Run], out: Path, *, verdicts: Sequence[Mapping[str, Any]] = (), projection: Projection = "pca"
+) -> Path:
+    """Write one self-contained HTML page of runs and return its path.
+
+    Curves of all runs share their axes (seeds of one spec as mean and 95 % interval); pictures show one chosen run.
+    A run that is not finished is shown as far as it went. `verdicts` are rows of claims: id, sentence, source,
+    criterion, verdict, clauses (name, effect, low, high, bound, direction, unit), control, seeds, seconds, figure.
+
+    Raises:
+        ValueError: without a run, for a damaged run, for an unknown projection or one whose library is missing.
+    """
+    check_projection(projection)
+    found = views(runs)
+    sections = {k: v for k, v in SECTIONS.items() if k != "verdicts" or verdicts}
+    script = (
+        "(() => {\n'use strict';\n" + "\n".join((HERE / name).read_text(encoding="utf-8") for name in SCRIPTS) + "})();"
+    )
+    plotly = _plotly()
+    environment = Environment(
+        loader=FileSystemLoader(HERE), autoescape=True, undefined=StrictUndefined, keep_trailing_newline=True
+    )
+    text = environment.get_template("page.html").render(
+        title=_title(found),
+        lede=_lede(found),
+        unfinished=_unfinished(found),
+        policy=_policy(plotly, script),
+        css=Markup((HERE / "page.css").read_text(encoding="utf-8")),
+        sections=sections,
+        tables=[_table(label, members) for label, members in groups(found).items()],
+        verdicts=[_card(v) for v in verdicts],
+        runs=[_about(v) for v in found],
+        reading=READING,
+        data=Markup(embed(payload(found, verdicts, projection))),
+        plotly=Markup(plotly),
+        script=Markup(script),
+    )
+    write_atomic(Path(out), text.encode("utf-8"))
+    return Path(out)
+
+
+@lru_cache(maxsize=1)
+def _plotly() -> str:
+    from plotly.offline import get_plotlyjs
+
+    return str(get_plotlyjs())
+
+
+def _policy(*scripts: str) -> str:
+    """Only the page's own scripts run, and nothing is fetched: a browser enforces what the page promises."""
+    sums = [base64.b64encode(hashlib.sha256(s.encode("utf-8")).digest()).decode() for s in scripts]
+    own = " ".join(f"'sha256-{s}'" for s in sums)
+    return f"default-src 'none'; script-src {own}; style-src 'unsafe-inline'; img-src data: blob:"
+
+
+def _title(found: Sequence[View]) -> str:
+    names = list(dict.fromkeys(v.group for v in found))
+    if len(names) == 1:
+        return names[0] if len(found) > 1 else found[0].label
+    return f"{len(names)} experiments: " + "; ".join(names)
+
+
+def _lede(found: Sequence[View]) -> str:
+    first = found[0]
+    data, model = first.spec.get("data") or {}, first.spec.get("model") or {}
+    facts = []
+    if len(found) > 1:
+        facts.append(f"{len(found)} runs")
+    if data.get("name"):
+        size = (first.env.get("data") or {}).get("train")
+        facts.append(f"data {data['name']}" + (f" ({size:,} training points)" if isinstance(size, int) else ""))
+    if model.get("name"):
+        size = first.env.get("parameters")
+        facts.append(f"model {model['name']}" + (f" ({size:,} parameters)" if isinstance(size, int) else ""))
+    facts += [_progress(v) for v in found[:1]] if len(found) == 1 else []
+    return " · ".join(facts)
+
+
+def _progress(v: View) -> str:
+    last = max((s.epochs[-1] for s in v.series.values()), default=0)
+    begins = f"zero training error at epoch {v.zero}" if v.zero is not None else "zero training error not reached"
+    return f"{begins}, {'end' if v.done else 'last record'} at epoch {last}"
+
+
+def _unfinished(found: Sequence[View]) -> list[str]:
+    return [
+        f"{v.label} is not finished: what follows is what was measured until epoch {v.end if v.end is not None else 0}."
+        for v in found
+        if not v.done
+    ]
+
+
+def _table(label: str, members: Sequence[View]) -> dict[str, Any]:
+    if len(members) == 1:
+        note = f"1 seed, {_progress(members[0])}"
+    else:
+        zeros = sorted(v.zero for v in members if v.zero is not None)
+        span = f"epochs {zeros[0]} to {zeros[-1]}" if zeros else "no epoch"
+        note = f"mean and 95 % interval of {len(members)} seeds, zero error at {span} in {len(zeros)} of them"
+    return {"label": label, "note": note, "rows": summary(members)}
+
+
+def _card(verdict: Mapping[str, Any]) -> dict[str, Any]:
+    word = str(verdict.get("verdict", "inconclusive"))
+    seeds, seconds = verdict.get("seeds"), verdict.get("seconds")
+    tally = [f"{verdict['tier']} tier"] if verdict.get("tier") else []
+    tally += [f"{seeds} seeds"] if seeds is not None else []
+    tally += [f"{seconds:.0f} s"] if isinstance(seconds, int | float) else []
+    return {
+        "id": verdict.get("id", ""),
+        "kind": word if word in MARKS else "inconclusive",
+        "word": word,
+        "symbol": MARKS.get(word, "?"),
+        "sentence": verdict.get("sentence", ""),
+        "source": verdict.get("source", ""),
+        "criterion": verdict.get("criterion", ""),
+        "control": verdict.get("control") or "none stated",
+        "figure": verdict.get("figure", ""),
+        "tally": ", ".join(tally),
+        "clauses": [_clause(c) for c in verdict.get("clauses", ())],
+    }
+
+
+def _clause(clause: Mapping[str, Any]) -> dict[str, str]:
+    unit = f" {clause['unit']}" if clause.get("unit") else ""
+    effect, low, high = (_finite(clause.get(k)) for k in ("effect", "low", "high"))
+    known = math.isfinite(low) and math.isfinite(high)
+    sign = {"<=": "≤", ">=": "≥"}.get(str(clause.get("direction")), str(clause.get("direction", "")))
+    return {
+        "name": str(clause.get("name", "")),
+        "effect": f"{effect:.3g}{unit}" if math.isfinite(effect) else str(clause.get("reason") or "undefined"),
+        "interval": f"{low:.3g} to {high:.3g}{unit}" if known else str(clause.get("reason") or "–"),
+        "bound": f"{sign} {_finite(clause.get('bound')):g}{unit}",
+    }
+
+
+def _finite(value: Any) -> float:
+    return float(value) if isinstance(value, int | float) else math.nan
+
+
+def _about(v: View) -> dict[str, Any]:
+    return {
+        "label": v.label,
+        "done": v.done,
+        "name": v.run.path.name,
+        "spec": json.dumps(v.spec, indent=1, ensure_ascii=False),
+        "env": json.dumps(v.env, indent=1, ensure_ascii=False),
+    }
