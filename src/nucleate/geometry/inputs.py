@@ -60,6 +60,18 @@ def check_classifier(weight: Tensor | None, bias: Tensor | None, num_classes: in
         raise ValueError("the classifier holds NaN or infinity; measure a checkpoint from before it diverged")
 
 
+def check_means(means: Tensor, num_classes: int, dim: int) -> None:
+    """Refuse class means that are not (C, d); rows of nan stand for absent classes.
+
+    Raises:
+        ValueError: naming the shape that was expected.
+
+    >>> check_means(torch.zeros(3, 2), 3, 2)
+    """
+    if tuple(means.shape) != (num_classes, dim):
+        raise ValueError(f"means must be (classes, dimensions) = ({num_classes}, {dim}), not {tuple(means.shape)}")
+
+
 def block_rows(dim: int, *, elements: int = 1 << 18) -> int:
     """Rows of a block of about `elements` numbers, which stays in a core's cache when converted.
 

@@ -12,6 +12,7 @@ from nucleate.geometry import means as rows
 from nucleate.geometry.chance import chance_levels
 from nucleate.geometry.conventions import Convention
 from nucleate.geometry.imbalance import minority_angle
+from nucleate.geometry.inputs import check_means
 from nucleate.geometry.margins import margin_optimum, one_vs_rest_margin
 from nucleate.geometry.moments import Moments
 from nucleate.geometry.projection import Projection
@@ -39,9 +40,8 @@ class Measurement:
         self.counts = moments.counts
         own = moments.means
         self.foreign = means is not None
-        if means is not None and tuple(means.shape) != (moments.num_classes, moments.dim):
-            wanted = (moments.num_classes, moments.dim)
-            raise ValueError(f"means must be (classes, dimensions) = {wanted}, not {tuple(means.shape)}")
+        if means is not None:
+            check_means(means, moments.num_classes, moments.dim)
         self.means = own if means is None else means.double().to(own.device)
         if not int(self.counts.sum()):
             raise ValueError("no points to measure")

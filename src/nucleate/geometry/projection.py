@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from nucleate.geometry.conventions import Convention, convention_named
-from nucleate.geometry.inputs import block_rows, check_classifier, check_labels, check_pair, unit_rows
+from nucleate.geometry.inputs import block_rows, check_classifier, check_labels, check_means, check_pair, unit_rows
 from nucleate.geometry.means import Span, span
 from nucleate.geometry.moments import Moments
 from nucleate.machine.matmul import fast_matmul
@@ -71,6 +71,8 @@ class Projection:
         precise: bool | None = None,
     ) -> None:
         check_classifier(weight, bias, moments.num_classes, moments.dim)
+        if means is not None:
+            check_means(means, moments.num_classes, moments.dim)
         self.convention = convention_named(convention)[1]
         self.num_classes, self.dim = moments.num_classes, moments.dim
         m = moments.means if means is None else means.double().to(moments.sum.device)

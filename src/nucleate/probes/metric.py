@@ -12,7 +12,7 @@ from torchmetrics import Metric
 
 from nucleate.geometry.collapse import Collapse, from_moments
 from nucleate.geometry.conventions import Convention, convention_named
-from nucleate.geometry.inputs import check_classifier
+from nucleate.geometry.inputs import check_classifier, check_means
 from nucleate.geometry.moments import Moments
 from nucleate.geometry.projection import SUMS, Projection
 
@@ -70,8 +70,7 @@ class NeuralCollapse(Metric):
         self._classifier = _Shared(classifier)
         check_classifier(*self._weights(), num_classes, dim)
         if means is not None:
-            if tuple(means.shape) != (num_classes, dim):
-                raise ValueError(f"means must be (classes, dimensions) = {num_classes, dim}, not {tuple(means.shape)}")
+            check_means(means, num_classes, dim)
             if self.convention.mu_g == "sample":
                 raise ValueError(
                     f"convention {self.convention_name} weighs the global mean by points, which means= does not tell; "
