@@ -1,0 +1,72 @@
+"""How the weights are distributed: near zero or far from it, evenly or not."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+NEAR = 0.1
+"""A weight is near zero when its size is below this share of its layer's initial standard deviation."""
+
+
+def matrices(model: nn.Module) -> dict[str, Tensor]:
+    """Weight matrices and kernels by parameter name; biases and normalisation have one axis and are left out."""
+    return {name: p.detach() for name, p in model.named_parameters() if p.ndim >= 2}
+
+
+def initial_scales(model: nn.Module) -> dict[str, float]:
+    """Standard deviation (about zero) of every weight matrix, to be taken before training.
+
+    >>> layer = nn.Linear(2, 1, bias=False)
+    >>> _ = layer.weight.data.copy_(torch.tensor([[3.0, 4.0]]))
+    >>> round(initial_scales(layer)["weight"], 4)
+    3.5355
+    """
+    return {name: float(w.double().square().mean().sqrt()) for name, w in matrices(model).items()}
+
+
+def near_zero_share(model: nn.Module, scales: Mapping[str, float], *, near: float = NEAR) -> float:
+    """Share of all weights with |w| < near * initial scale of their layer; layers count by their size.
+
+    Normal weights at initialisation: erf(0.1 / sqrt 2) = 0.0797.
+
+    Raises:
+        ValueError: if a weight matrix has no scale, or there is none.
+
+    >>> layer = nn.Linear(2, 2, bias=False)
+    >>> _ = layer.weight.data.copy_(torch.tensor([[0.0, 0.05], [1.0, -2.0]]))
+    >>> near_zero_share(layer, {"weight": 1.0})
+    0.5
+    """
+    found = matrices(model)
+    missing = [name for name in found if name not in scales]
+    if missing or not found:
+        raise ValueError(f"no initial scale for {', '.join(missing)}" if missing else "the model has no weight matrix")
+    below = sum(int((w.abs() < near * scales[name]).sum()) for name, w in found.items())
+    return below / sum(w.numel() for w in found.values())
+
+
+def gini(values: Tensor) -> float:
+    """Gini coefficient of the sizes |x|: 0 where all are equal, 1 - 1/n where one holds everything.
+
+    sum_i (2 i - n - 1) |x|_(i) / (n sum |x|), sorted upwards, i = 1..n. Half-normal sizes: sqrt(2) - 1.
+
+    Raises:
+        ValueError: without values, or where all are zero.
+
+    >>> gini(torch.tensor([0.0, 0.0, 0.0, -2.0]))
+    0.75
+    """
+    x = values.detach().double().abs().flatten().sort().values
+    if not len(x) or not float(x[-1]) > 0:
+        raise ValueError("the Gini coefficient needs at least one value that is not zero")
+    n = len(x)
+    rank = torch.arange(1, n + 1, dtype=torch.float64, device=x.device)
+    return float(((2 * rank - n - 1) * x).sum() / (n * x.sum()))
+
+
+def weights_gini(model: nn.Module, scales: Mapping[str, float]) -> float:
+    """Gini coefficient of all weights' sizes, each in units of its layer's initial scale."""
+    return gini(torch.cat([w.flatten().double() / (scales[name] or 1.0) for name, w in matrices(model).items()]))
