@@ -224,13 +224,14 @@ def pair_distances(means: Tensor) -> Tensor:
     >>> pair_distances(torch.tensor([[0.0], [3.0]])).tolist()
     [[0.0, 9.0], [9.0, 0.0]]
     """
-    m = means.double()
-    m = m - m.mean(0)
+    raw = means.double()
+    m = raw - raw.mean(0)
     sq = m.square().sum(1)
-    out = (sq[:, None] + sq - 2 * (m @ m.T)).clamp_(min=0)
+    inner = m @ m.T
+    out = (sq[:, None] + sq - (inner + inner.T)).clamp_(min=0)
     close = (out < 1e-8 * (sq[:, None] + sq)).triu(1).nonzero()
     for pairs in torch.split(close, max(1, (1 << 20) // m.shape[1])):
-        exact = (m[pairs[:, 0]] - m[pairs[:, 1]]).square().sum(1)
+        exact = (raw[pairs[:, 0]] - raw[pairs[:, 1]]).square().sum(1)
         out[pairs[:, 0], pairs[:, 1]] = exact
         out[pairs[:, 1], pairs[:, 0]] = exact
     return out.fill_diagonal_(0)

@@ -178,6 +178,8 @@ class NeuralCollapse(Metric):
         for name in self._defaults:
             # Loaded tensors belong to the caller; sums are updated in place.
             setattr(self, name, getattr(self, name).double().clone())
+        self._computed = None
+        self._update_count = max(self._update_count, int(self.class_sum.any()))
 
 
 class _Shared:
