@@ -124,12 +124,26 @@ def read_npz(path: Path) -> dict[str, Array]:
         DataError: if it cannot be read, is damaged, or holds objects (which only a pickle can carry).
     """
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        # numpy leaves a file open that it opened itself and found damaged.
+        with path.open("rb") as file:
+            archive = np.load(file, allow_pickle=False)
             if not isinstance(archive, np.lib.npyio.NpzFile):
                 raise DataError(f"{path} is a single array; save named ones with numpy.savez(path, x_train=..., ...)")
-            return {name: archive[name] for name in archive.files}
+            with archive:
+                return {name: archive[name] for name in archive.files}
     except DataError:
         raise
-    except (OSError, EOFError, ValueError, KeyError, zlib.error, zipfile.BadZipFile, NotImplementedError) as error:
-        reason = "it holds Python objects" if "allow_pickle" in str(error) else str(error)
+    except (
+        OSError,
+        EOFError,
+        ValueError,
+        KeyError,
+        MemoryError,
+        zlib.error,
+        zipfile.BadZipFile,
+        NotImplementedError,
+    ) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        if "allow_pickle" in reason:
+            reason = "it is another kind of file, or holds Python objects, which are never opened"
         raise DataError(f"cannot read {path} as .npz: {reason}") from None

@@ -50,16 +50,16 @@ NOISE_DIMENSIONS = 32
 
 
 def superclasses(labels: Tensor, generator: Generator) -> Tensor:
-    """Four groups of four classes, hidden in signs: neighbours in the input know next to nothing of either.
+    """Four groups of four classes, hidden in pairs of signs: neighbours in the input know little of either.
 
     A class is four bits, two for its group and two for its place in the group. Each bit is whether the signs of two
     coordinates differ, so no coordinate tells it alone. The group's coordinates lie at +-1 (Gaussian, 0.1), with a wide
     gap that shallow layers can already open; the others are uniform between 0.1 and 1 in size, so that classes of a
-    group touch almost and only deeper layers part them: groups form before classes (as Doimo et al. 2020 found in
-    ResNets). Then come 32 coordinates of pure standard Gaussian noise.
+    group almost touch and only deeper layers part them: groups form before classes (as Doimo et al. 2020 found in
+    ResNets). Then come 32 coordinates of standard Gaussian noise.
 
-    With 10,000 points, chi at k = 5 of the input is 0.10 to 0.11 for the 16 classes (chance 0.06), and a ReLU MLP of a
-    few layers of 256 reaches a held-out accuracy of 0.98 in seconds.
+    At k = 5, 2,000 points have an input chi of 0.10 for the 16 classes (chance 0.06) and of 0.41 for the four groups
+    (chance 0.25). A ReLU MLP of six layers of 256 reaches a held-out accuracy of 0.98 in 20 epochs, some ten seconds.
 
     >>> superclasses(torch.arange(16), Generator().manual_seed(0)).shape
     torch.Size([16, 40])
