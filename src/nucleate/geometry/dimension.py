@@ -35,8 +35,9 @@ class IntrinsicDimension:
 class Spectrum:
     """A dimension read off the covariance spectrum.
 
-    `bound` = min(N - 1, d) is the largest possible value and `normalised` = value/bound; `chance` is the expectation for
-    isotropic Gaussian points (nan where no closed form is known). `reason` warns where N <= d or says why value is nan.
+    `bound` = min(N - 1, d) is the largest possible value and `normalised` = value/bound; `chance` is the expectation
+    for isotropic Gaussian points (nan where no closed form is known). `reason` warns where N <= d, or says why value
+    is nan.
     """
 
     value: float
@@ -60,7 +61,7 @@ def intrinsic_dimension(x: Tensor) -> float:
 def two_nn(
     x: Tensor, *, method: Method = "ml", fraction: float | None = None, found: Neighbours | None = None
 ) -> IntrinsicDimension:
-    """Estimate the intrinsic dimension from t_i = ln(r_i2 / r_i1), exponential with rate D where density is locally flat.
+    """Estimate the intrinsic dimension from t_i = ln(r_i2 / r_i1): exponential with rate D for locally flat density.
 
     "ml": m / (t_(1) + .. + t_(m) + (N - m) t_(m)), the maximum of the likelihood censored beyond the m smallest;
     (N - 1) / sum t_i with all of them. "base": the slope through zero of -ln(1 - i/N) on the sorted t_(i).
@@ -196,7 +197,7 @@ def knn_density(x: Tensor, k: int, *, dimension: float | None = None, found: Nei
         ValueError: if the dimension is not positive and finite (and none could be estimated).
 
     >>> x = torch.arange(100.0)[:, None] / 100
-    >>> round(float(knn_density(x, 4, dimension=1.0)[50].exp()), 6)
+    >>> round(float(knn_density(x, 4, dimension=1.0)[50].exp()), 4)
     1.0
     """
     check_points(x, "knn_density")
