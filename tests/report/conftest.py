@@ -41,7 +41,7 @@ def rows_of(spec: CollapseSpec, epoch: int, shift: float) -> list[dict[str, Any]
         rows.append(base | row)
 
     for split, gap in (("train", 0.0), ("test", 0.03)):
-        error = max(0.0, 0.9 * (1 - f) - (0.08 if gap == 0 else 0.0)) + gap * f - 0.01 * gap * late
+        error = max(0.0, 0.9 * (1 - f) - (0.08 if gap == 0 else 0.0)) + gap * f * (1 + shift) - 0.01 * gap * late
         add("", split, "error", error)
         add("", split, "accuracy", 1 - error)
         add("", split, "loss", 2.3 * (1 - f) + 0.004 / (1 + epoch) + gap * 3)
@@ -53,9 +53,9 @@ def rows_of(spec: CollapseSpec, epoch: int, shift: float) -> list[dict[str, Any]
         "logit_ratio": s * s * 0.4,
         "near_zero_share": 0.08 + 0.5 * f + 0.1 * late,
         "gini": 0.3 + 0.3 * f,
-        "pattern_share": 0.9 + 0.08 * f,
+        "pattern_share": 0.8 + 0.08 * f,
     }.items():
-        add("", "train", metric, value)
+        add("", "train", metric, value * (1 + 0.1 * shift))
     for metric, value in {
         "fgsm_accuracy": 0.1 + 0.55 * f + 0.05 * late,
         "pgd_accuracy": 0.1 + 0.45 * f + 0.06 * late,
@@ -63,7 +63,7 @@ def rows_of(spec: CollapseSpec, epoch: int, shift: float) -> list[dict[str, Any]
         "min_perturbation": 0.01 + 0.03 * f + 0.01 * late,
         "ece": 0.02 + 0.05 * f * (1 - f) + 0.01 * late,
     }.items():
-        add("", "test", metric, value, n=500)
+        add("", "test", metric, value * (1 - 0.1 * shift), n=500)
     for depth, layer in enumerate(LAYERS):
         share = depth / (len(LAYERS) - 1)
         for split in ("train", "test"):

@@ -260,43 +260,44 @@ SECTIONS = {
     "verdicts": ("Verdicts", "Each claim with the criterion written down before the run, and what its interval says."),
     "softmax": (
         "The softmax simplex",
-        "Softmax outputs move from the centre to the vertices: each point is one training example, each corner is "
-        "certainty in one class.",
+        "Each point is one training example, each corner is certainty in one class; past zero error the points should "
+        "move to the corners.",
     ),
     "etf": (
         "Means and weights on the ETF",
-        "Points gather at their class means, the means at the vertices of the nearest simplex ETF, and the classifier's "
-        "weights turn to the same directions.",
+        "Under collapse the points gather at their class means, the means at the vertices of the nearest simplex ETF, "
+        "and the classifier's rows point the same way.",
     ),
     "collapse": (
         "Neural collapse, NC1 to NC4",
-        "All four measures fall, and go on falling after the line at zero training error.",
+        "In neural collapse all four measures fall, and go on falling to the right of the zero-error line.",
     ),
     "logits": (
         "Logit clusters",
-        "The logits cluster by class as the softmax does, far outside the unit simplex that is drawn for scale.",
+        "Look for one cluster for each class, far outside the small simplex of unit vectors that is drawn for scale.",
     ),
     "boundary": (
         "Distance to the own decision boundary",
-        "The points of a class end at nearly the same signed distance from their class's hyperplane.",
+        "Under collapse the points of a class end at nearly the same signed distance from their class's hyperplane.",
     ),
     "layers": (
         "Every layer in two dimensions",
-        "Scattered at the input, the classes come apart layer by layer and epoch by epoch.",
+        "Move both sliders and watch where, and when, the classes come apart.",
     ),
     "chi": (
         "Neighbours of the same class",
-        "chi is the share of a point's nearest neighbours with its own label: it grows with depth, and with training "
-        "in the deep layers first.",
+        "chi is the share of a point's nearest neighbours that have its own label: look for growth with depth, against "
+        "the untrained network and against chance.",
     ),
     "depth": (
         "Layer by layer",
-        "From the effective depth on, the nearest class mean is as good as in the last hidden layer: the layers after "
-        "it add little.",
+        "From the effective depth on, the nearest class mean classifies as well as in the last hidden layer, so the "
+        "layers after it add little.",
     ),
     "weights": (
         "Weight histograms",
-        "Training moves a large share of the weights close to zero and leaves a small share in the tails.",
+        "Compare start and end: does training move a large share of the weights close to zero, and a small "
+        "share far from it?",
     ),
     "training": (
         "Accuracy, loss and robustness",

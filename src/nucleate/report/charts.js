@@ -115,9 +115,11 @@ function panelFigure(host, panel, layer) {
       x: x.axis.type === "log" ? Math.log10(x.at(zeros[0][0][1])) : zeros[0][0][1], y: 1, yref: "paper", text: "zero error", showarrow: false, xanchor: "left",
       yanchor: "bottom", font: { size: 11, color: css("--soft") },
     });
+    const listed = [...new Set(drawn.map((d) => d.line.label))];
+    const { room, legend } = foot(listed.length > 1 ? listed : [], node.clientWidth);
     plot(node, traces, {
-      height: 300, xaxis: axis(x.axis), yaxis: axis(y.axis), shapes, annotations,
-      showlegend: many ? panel.lines.length > 1 : drawn.length > 1,
+      height: 262 + room, margin: { l: 56, r: 14, t: 18, b: 46 + room }, legend, showlegend: listed.length > 1,
+      xaxis: axis(x.axis), yaxis: axis(y.axis), shapes, annotations,
     }, `${panel.title} over epochs`);
   };
 }
@@ -185,10 +187,10 @@ function layersFigure(host, run) {
     });
     const kind = { pca: "principal component", tsne: "t-SNE axis", umap: "UMAP axis" }[data.projection];
     const bare = { showticklabels: false, ticks: "", range: [-2.6, 2.6], zeroline: false };
+    const { room, legend } = foot(run.classes.map((n) => short(n)), node.clientWidth);
     plot(node, traces, {
-      height: Math.min(600, Math.max(380, node.clientWidth * 0.95 + 70)), margin: { l: 34, r: 8, t: 8, b: 34 },
+      height: node.clientWidth * 0.95 + room, margin: { l: 34, r: 8, t: 8, b: 40 + room }, legend,
       xaxis: axis({ ...bare, title: `${kind} 1` }), yaxis: axis({ ...bare, title: `${kind} 2`, scaleanchor: "x" }),
-      legend: { orientation: "h", x: 0, y: -0.1, yanchor: "top", font: { size: 12 } },
     }, `Points of layer ${names[state.layer]} at epoch ${frame.epoch} in two dimensions`);
     note.textContent = `${points.length} training points of ${run.label}, the same at every epoch; axes in units of the `
       + "cloud's root mean square radius" + (packed ? "." : `. Not stored at epoch ${frame.epoch}.`);
@@ -233,22 +235,23 @@ function depthFigure(host, run, prefix, measures) {
     const flat = table.values.flat().filter((v) => v != null);
     const share = flat.every((v) => v >= 0 && v <= 1);
     const chance = (table.chance || []).flat().filter((v) => v != null);
-    const when = table.epochs.map((e, i) => i);
+    const when = table.epochs.map((_, i) => i);
+    const low = share ? Math.min(...flat, ...chance) : Math.min(...flat), high = share ? 1 : Math.max(...flat);
     const step = Math.ceil(table.epochs.length / (narrow.matches ? 6 : 12));
     const roomy = flat.length <= 90 && !narrow.matches && node_wide(heat, table.epochs.length);
     plot(heat, [{
       type: "heatmap", x: when, y: ticks.tickvals, z: table.values, colorscale: "Cividis", xgap: 1, ygap: 1,
-      zmin: share ? Math.min(...flat, ...chance) : undefined, zmax: share ? 1 : undefined, hoverongaps: false,
+      zmin: low, zmax: high, hoverongaps: false,
       text: table.values.map((row, i) => row.map((v, j) => `${esc(table.layers[i], 40)}<br>epoch ${table.epochs[j]}: ${v}`)),
-      hovertemplate: "%{text}<extra></extra>", texttemplate: roomy ? "%{z:.2g}" : undefined, textfont: { size: 11 },
+      hovertemplate: "%{text}<extra></extra>",
       colorbar: { thickness: 10, outlinewidth: 0, len: 1, tickfont: { size: 11 } },
     }], {
       height: Math.max(300, 110 + 34 * table.layers.length), margin: { l: 60, r: 8, t: 30, b: 48 },
       xaxis: axis({ title: "epoch", tickvals: when.filter((i) => i % step === 0), ticktext: table.epochs.filter((_, i) => i % step === 0).map(String), showgrid: false }),
       yaxis: axis({ ...ticks, showgrid: false }),
-      annotations: table.epochs.includes(run.zero) ? [{
+      annotations: (table.epochs.includes(run.zero) ? [{
         x: table.epochs.indexOf(run.zero), y: 1, yref: "paper", yanchor: "bottom", text: "zero error ▾", showarrow: false, font: { size: 11, color: css("--soft") },
-      }] : [],
+      }] : []).concat(roomy ? cells(table.values, low, high) : []),
     }, `${title(state.measure)}, layers by epochs`);
     const named = run.moments.filter(([, e]) => table.epochs.includes(e));
     const shown = named.length ? named : [["first", table.epochs[0]], ["last", table.epochs[table.epochs.length - 1]]];
@@ -275,11 +278,15 @@ function depthFigure(host, run, prefix, measures) {
       line: { color: css("--soft"), width: 1.5, dash: "dot" }, hovertemplate: "chance %{y:.3g}<extra></extra>",
     });
     const effective = prefix === "depth" && state.measure === "ncc_accuracy" ? effectiveDepth(table) : null;
+    const { room, legend } = foot(traces.filter((t) => t.name && t.showlegend !== false).map((t) => t.name), curves.clientWidth);
+    const longest = Math.max(...table.layers.map((n) => short(n, 16).length));
+    const slanted = longest * 7.5 * table.layers.length > curves.clientWidth - 70;
+    const below = slanted ? 16 + longest * 5.2 : 46;
     plot(curves, traces, {
-      height: Math.max(300, 110 + 34 * table.layers.length), margin: { l: 56, r: 14, t: 30, b: 60 },
-      xaxis: axis({ ...ticks, title: "layer", range: [-0.3, table.layers.length - 0.7] }),
+      height: Math.max(300, 60 + 34 * table.layers.length) + room, margin: { l: 56, r: 14, t: 30, b: below + room },
+      xaxis: axis({ ...ticks, title: slanted ? "" : "layer", range: [-0.3, table.layers.length - 0.7], automargin: false, tickangle: slanted ? 40 : 0 }),
       yaxis: axis({ title: title(state.measure), ...(share ? { range: [Math.min(0, ...flat), 1.03] } : {}) }),
-      legend: { orientation: "h", x: 0, y: -0.36, yanchor: "top", font: { size: 12 } },
+      legend,
       shapes: effective == null ? [] : [{
         type: "line", x0: effective, x1: effective, yref: "paper", y0: 0, y1: 1, line: { color: css("--soft"), width: 1.2, dash: "dash" },
       }],
@@ -294,6 +301,14 @@ function depthFigure(host, run, prefix, measures) {
   host.append(controls, grid, note);
   build();
   return draw;
+}
+
+// Numbers in the cells, light on the dark half of Cividis and dark on the light half.
+function cells(values, low, high) {
+  return values.flatMap((row, i) => row.map((v, j) => (v == null ? null : {
+    x: j, y: i, text: String(Number(v.toPrecision(2))), showarrow: false,
+    font: { size: 11, color: (v - low) / (high - low || 1) > 0.5 ? "#101418" : "#ffffff" },
+  })).filter(Boolean));
 }
 
 const node_wide = (node, columns) => node.clientWidth / (columns + 2) > 34;
@@ -316,11 +331,12 @@ function weightsFigure(host, run) {
     host.append(missing("the run stored no weight histograms (tensors hist:PARAMETER)"));
     return () => {};
   }
-  const state = { name: names.includes("classifier.weight") ? names[0] : names[0] };
+  const state = { name: names.find((n) => !n.startsWith("classifier")) ?? names[0] };
   const node = el("div", { class: "plot", id: "weights-plot" });
   const note = el("p", { class: "small" });
   const draw = () => {
     const series = run.histograms[state.name];
+    const { room, legend } = foot(series.map((h) => `${h.when} (epoch ${h.epoch})`), node.clientWidth);
     plot(node, series.map((h, i) => {
       const tone = colour([2, 1, 0][i % 3]);
       return {
@@ -329,7 +345,7 @@ function weightsFigure(host, run) {
         hovertemplate: `${esc(h.when)}: w = %{x:.3g}, density %{y:.3g}<extra></extra>`,
       };
     }), {
-      height: 340, xaxis: axis({ title: "weight" }),
+      height: 310 + room, margin: { l: 56, r: 14, t: 18, b: 46 + room }, legend, xaxis: axis({ title: "weight" }),
       yaxis: axis({ ...valueAxis(series.flatMap((h) => h.density).filter((v) => v > 0), true, "").axis, title: "density (log)" }),
     }, `Histogram of ${state.name}`);
     note.textContent = `${series[0].n.toLocaleString("en")} weights of ${state.name}, ${run.label}; both axes share one scale over training.`;
@@ -362,7 +378,7 @@ function boundaryFigure(host, run) {
     const far = Math.max(0, ...values.filter(Number.isFinite)), near = Math.min(0, ...values.filter(Number.isFinite));
     plot(node, traces, {
       height: 340,
-      xaxis: axis({ title: "class", tickvals: run.classes.map((_, c) => c), ticktext: run.classes.map((t) => esc(t, 12)), showgrid: false, range: [-0.7, run.classes.length - 0.3] }),
+      xaxis: axis({ title: "class", tickvals: run.classes.map((_, c) => c), ticktext: run.classes.map((t) => esc(t, 12)), showgrid: false, zeroline: false, range: [-0.7, run.classes.length - 0.3] }),
       yaxis: axis({ title: "signed distance to the boundary", range: [near - 0.05 * (far - near), far + 0.08 * (far - near)], zeroline: true, zerolinewidth: 2, zerolinecolor: css("--soft") }),
     }, `Signed distance of each point to its class's boundary at epoch ${frame.epoch}`);
     note.textContent = `${values.length} training points of ${run.label}; below the line at 0 a point lies on the wrong side. The scale follows the epoch.`;
@@ -385,26 +401,26 @@ function clausesFigure(host, verdict) {
   if (!own.length) return () => {};
   const draw = () => {
     host.querySelector("svg")?.remove();
-    const svg = shape("svg", { viewBox: `0 0 560 ${own.length * 46}`, role: "img", "aria-label": "Effect and interval of each clause against its bound" });
+    const wide = Math.min(560, host.clientWidth || 560);
+    const svg = shape("svg", { viewBox: `0 0 ${wide} ${own.length * 62}`, width: wide, role: "img", "aria-label": "Effect and interval of each clause against its bound" });
     own.forEach((c, i) => {
-      const top = i * 46;
+      const top = i * 62;
       const values = [c.effect, c.low, c.high, c.bound].filter(Number.isFinite);
       const log = Math.min(...values) > 0 && Math.max(...values) / Math.min(...values) > 10;
       const f = log ? Math.log : (v) => v;
       const low = Math.min(...values.map(f)), high = Math.max(...values.map(f));
       const pad = 0.25 * (high - low || Math.abs(high) || 1);
-      const x = (v) => 8 + (544 * (f(v) - low + pad)) / (high - low + 2 * pad);
+      const x = (v) => 8 + ((wide - 16) * (f(v) - low + pad)) / (high - low + 2 * pad);
       const bound = x(c.bound);
-      const allowed = c.direction === "<=" ? [8, bound - 8] : [bound, 552 - bound];
+      const allowed = c.direction === "<=" ? [8, bound - 8] : [bound, wide - 8 - bound];
       svg.append(
         shape("rect", { x: allowed[0], y: top + 18, width: Math.max(0, allowed[1]), height: 18, fill: css("--good"), opacity: 0.14 }),
-        shape("line", { x1: 8, x2: 552, y1: top + 27, y2: top + 27, stroke: css("--line") }),
+        shape("line", { x1: 8, x2: wide - 8, y1: top + 27, y2: top + 27, stroke: css("--line") }),
         shape("line", { x1: bound, x2: bound, y1: top + 13, y2: top + 41, stroke: css("--ink"), "stroke-dasharray": "3 2" }),
-        shape("text", { x: 8, y: top + 11, "font-size": 12, fill: css("--soft") }, `${short(c.name, 56)}${log ? " (log scale)" : ""}`),
+        shape("text", { x: 8, y: top + 11, "font-size": 12, fill: css("--soft") }, `${short(c.name, Math.floor(wide / 8))}${log ? " (log scale)" : ""}`),
         shape("text", {
-          x: Math.min(520, Math.max(40, bound)), y: top + 11, "font-size": 11, fill: css("--ink"), "text-anchor": "middle",
-          visibility: bound < 40 + 6.4 * Math.min(68, c.name.length + (log ? 12 : 0)) ? "hidden" : "visible",
-        }, `bound ${c.bound}`),
+          x: Math.min(wide - 45, Math.max(45, bound)), y: top + 52, "font-size": 11, fill: css("--ink"), "text-anchor": "middle",
+        }, `bound ${c.direction === "<=" ? "≤" : "≥"} ${c.bound}`),
       );
       if (Number.isFinite(c.low) && Number.isFinite(c.high)) {
         svg.append(shape("line", { x1: x(c.low), x2: x(c.high), y1: top + 27, y2: top + 27, stroke: css("--accent"), "stroke-width": 4, "stroke-linecap": "round" }));

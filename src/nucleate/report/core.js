@@ -9,6 +9,7 @@ const LIGHT = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9",
 const DARK = ["#4ba3e3", "#ff8a3d", "#2fc89b", "#e5a0c6", "#f2b632", "#a5dcff", "#f0e442"];
 const CONFIG = {
   displaylogo: false, showSendToCloud: false, responsive: true, typesetMath: false, scrollZoom: false,
+  displayModeBar: window.matchMedia("(hover: hover)").matches ? "hover" : false,
   modeBarButtonsToRemove: ["select2d", "lasso2d", "autoScale2d"],
 };
 const dark = window.matchMedia("(prefers-color-scheme: dark)");
@@ -62,10 +63,18 @@ function rows(packed) {
   return unpacked.get(packed);
 }
 
+// Long axis titles break near their middle. Titles are the page's own words, and names that went through esc().
+function wrapped(title) {
+  if (title.length < 27) return title;
+  const spaces = [...title].map((c, i) => (c === " " ? i : -1)).filter((i) => i > 0);
+  const middle = spaces.sort((a, b) => Math.abs(a - title.length / 2) - Math.abs(b - title.length / 2))[0];
+  return middle ? `${title.slice(0, middle)}<br>${title.slice(middle + 1)}` : title;
+}
+
 function axis(more = {}) {
   return {
     gridcolor: css("--grid"), linecolor: css("--line"), zerolinecolor: css("--line"), tickcolor: css("--line"),
-    automargin: true, ticks: "outside", ticklen: 4, ...more, title: { text: more.title || "", standoff: 8 },
+    automargin: true, ticks: "outside", ticklen: 4, ...more, title: { text: wrapped(more.title || ""), standoff: 8, font: { size: 12.5, color: css("--soft") } },
   };
 }
 
@@ -75,8 +84,15 @@ function layout(more = {}) {
     font: { family: getComputedStyle(document.body).fontFamily, size: 13, color: css("--ink") },
     margin: { l: 56, r: 14, t: 18, b: 48 }, height: 320, hovermode: "closest", dragmode: coarse.matches ? false : "zoom",
     hoverlabel: { bgcolor: css("--card"), bordercolor: css("--line"), font: { color: css("--ink") } },
-    legend: { orientation: "h", x: 0, y: -0.24, yanchor: "top", font: { size: 12 } }, ...more,
+        modebar: { bgcolor: "rgba(0,0,0,0)", color: css("--soft"), activecolor: css("--accent") }, ...more,
   };
+}
+
+// A legend at the foot of a figure, and the room that its rows take.
+function foot(names, width) {
+  const entry = Math.max(...names.map((n) => n.length), 1) * 6.9 + 54;
+  const lines = Math.ceil(names.length / Math.max(1, Math.floor(width / entry)));
+  return { room: names.length ? 20 * lines + 4 : 0, legend: { orientation: "h", x: 0, yref: "container", y: 0, yanchor: "bottom", font: { size: 12 } } };
 }
 
 function plot(node, traces, more, what) {

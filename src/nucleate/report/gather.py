@@ -87,7 +87,7 @@ class View:
         named = [("start", self.frames[0])]
         if self.zero in self.frames and self.zero != self.frames[0]:
             named.append(("zero error", int(self.zero or 0)))
-        if self.frames[-1] not in dict((e, n) for n, e in named):
+        if self.frames[-1] not in {e for _, e in named}:
             named.append(("end" if self.done else "last so far", self.frames[-1]))
         return named
 

@@ -146,7 +146,7 @@ def _chosen(frames: Sequence[Mapping[str, Array]]) -> tuple[list[int], list[int]
 def _histograms(v: View, frames: Sequence[Mapping[str, Array]]) -> dict[str, Any]:
     """Density of each parameter's values at the epochs that hold one."""
     out: dict[str, Any] = {}
-    names = dict((e, n) for n, e in v.moments())
+    names = {e: n for n, e in v.moments()}
     for epoch, frame in zip(v.frames, frames, strict=True):
         for key in frame:
             if key.startswith("hist:"):

@@ -31,7 +31,7 @@ def simplex_scores(frame: dict[str, Array]) -> dict[str, Array]:
     """Scores (n, C) whose product with the corners of chosen classes is an orthogonal projection onto their simplex.
 
     For softmax outputs and logits these are the numbers themselves. For features in ETF coordinates they are
-    (C-1)/C <v_c, x> with unit vertices v_c, in units of the nearest ETF's radius; the weights are scaled to that radius.
+    (C-1)/C <v_c, x> with unit vertices v_c, in units of the nearest ETF's radius, to which the weights are scaled.
     Sources that the frame does not hold are left out.
 
     >>> eye = np.eye(3, 2)
@@ -84,6 +84,7 @@ def flat(points: Array, method: Projection, previous: Array | None = None) -> Ar
     Raises:
         ValueError: for an unknown method, or umap without umap-learn.
     """
+    out: Array
     if method == "pca":
         out = points[:, :2].astype(np.float64)
     elif method == "tsne":
@@ -101,7 +102,8 @@ def flat(points: Array, method: Projection, previous: Array | None = None) -> Ar
         return out
     if method == "pca":
         # Only signs are free: the axes stay the principal ones.
-        return out * np.where((out * previous).sum(0) < 0, -1.0, 1.0)
+        out *= np.where((out * previous).sum(0) < 0, -1.0, 1.0)
+        return out
     left, _, right = np.linalg.svd(out.T @ previous)
     turned_back: Array = out @ (left @ right)
     return turned_back

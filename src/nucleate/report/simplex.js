@@ -71,7 +71,7 @@ function simplexFigure(host, run, name) {
         .filter((_, i) => state.chosen.includes(run.labels[i]))
         .map((r) => Math.hypot(...place(r, state.chosen, false)))).filter(Number.isFinite).sort((a, b) => a - b);
       const reach = far[Math.floor(0.97 * (far.length - 1))] || 1;
-      ranges.set(key, name === "etf" ? Math.min(1.7, Math.max(0.9, reach)) : Math.max(0.9, far[far.length - 1] * 1.08 || 1));
+      ranges.set(key, name === "etf" ? Math.min(1.6, Math.max(0.8, reach)) : Math.max(0.9, far[far.length - 1] * 1.2 || 1));
     }
     return ranges.get(key);
   }
@@ -130,20 +130,37 @@ function simplexFigure(host, run, name) {
       name: esc(run.classes[c]), text: told, symbol: marker(c), colour: colour(c), size: 8, opacity: 0.85,
     })));
     if (name === "etf") traces.push(...directions(frame));
+    if (name === "logits" && range() > 2) traces.push(names(points));
     const reach = range();
+    const span = state.size === 4 ? [-0.86, 0.98] : name === "softmax" ? [-0.55, 0.88] : [-0.78, 1.04];
     plot(node, traces, {
-      height: Math.min(520, Math.max(300, node.clientWidth * (state.size === 2 ? 0.55 : 0.92) + 40)),
+      height: state.size === 2 ? 300 : node.clientWidth * ((span[1] - span[0]) / 2) + 56,
       margin: { l: 8, r: 8, t: 8, b: 8 }, dragmode: false,
-      legend: { orientation: "h", x: 0.5, xanchor: "center", y: -0.02, yanchor: "top", font: { size: 12 } },
+      legend: { orientation: "h", x: 0.5, xanchor: "center", y: -0.02, yanchor: "top", font: { size: 12 }, itemsizing: "constant" },
       xaxis: { visible: false, range: [-reach, reach], fixedrange: state.size === 4 },
       yaxis: state.size === 2
         ? { visible: false, range: [-0.62, 0.32], fixedrange: true }
-        : { visible: false, range: [-reach, reach].map((r) => r * 0.88), scaleanchor: "x", fixedrange: state.size === 4 },
+        : { visible: false, range: span.map((s) => s * reach), scaleanchor: "x", fixedrange: state.size === 4 },
     }, `${source.what} of ${state.chosen.length} classes at epoch ${frame.epoch}, on a ${SHAPES[state.size]}`);
     node.classList.toggle("turn", state.size === 4);
     hint.textContent = `${run.labels.filter((c) => state.all || state.chosen.includes(c)).length} training points`
       + ` of ${run.label}. ` + (state.renormalise ? "Renormalised: only the chosen classes' probabilities count." : source.note)
       + (state.size === 4 ? " Drag, or use the arrow keys, to turn." : "");
+  }
+
+  function names(points) {
+    const at = state.chosen.map((c, lane) => {
+      const own = points.filter((_, i) => run.labels[i] === c);
+      const mean = CORNERS[state.size][0].map((_, j) => own.reduce((sum, p) => sum + p[j], 0) / own.length);
+      const far = Math.hypot(...mean) || 1;
+      const outside = state.size === 2 ? mean : mean.map((m) => m * (1 + (0.13 * range()) / far));
+      return screen(state, outside, lane, 0.5 / 0.618033988749895);
+    });
+    return {
+      x: at.map((p) => p[0]), y: at.map((p) => p[1]), mode: "text", text: state.chosen.map((c) => `<b>${esc(run.classes[c], 14)}</b>`),
+      textposition: state.size === 2 ? "top center" : "middle center", hoverinfo: "skip", showlegend: false,
+      textfont: { size: 13, color: css("--ink") }, cliponaxis: false,
+    };
   }
 
   function directions(frame) {

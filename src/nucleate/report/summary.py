@@ -9,6 +9,9 @@ from dataclasses import dataclass
 from nucleate.report.catalog import LABELS, SUMMARY
 from nucleate.report.gather import View, interval
 
+Cell = tuple[str, str]
+"""A value and its interval, which is empty for a single seed."""
+
 
 @dataclass(frozen=True)
 class Row:
@@ -17,15 +20,15 @@ class Row:
     label: str
     metric: str
     split: str
-    zero: str
-    end: str
-    change: str
+    zero: Cell
+    end: Cell
+    change: Cell
 
 
 def summary(members: Sequence[View]) -> list[Row]:
-    """A row for each measure that any seed has at its end: mean over seeds, with the 95 % interval if there are several.
+    """A row for each measure that any seed has at its end: mean over seeds, and the 95 % interval for several.
 
-    The change is the geometric mean over seeds of end / zero error, paired.
+    The change is paired: the geometric mean over seeds of end / zero error, or points of accuracy.
     """
     rows = []
     for layer, split, metric in SUMMARY:
@@ -34,36 +37,45 @@ def summary(members: Sequence[View]) -> list[Row]:
         if not any(map(math.isfinite, ends)):
             continue
         zeros = [v.series[metric, layer, split].at(v.zero) for v in have]
-        ratios = [e / z if z else math.nan for z, e in zip(zeros, ends, strict=True)]
-        rows.append(Row(LABELS[metric], metric, split, text(zeros), text(ends), _change(zeros, ends, ratios)))
+        rows.append(Row(LABELS[metric], metric, split, text(zeros), text(ends), _change(metric, zeros, ends)))
     return rows
 
 
-def text(values: Sequence[float]) -> str:
-    """Mean, and its interval for several values.
+def text(values: Sequence[float], *, sign: str = "", unit: str = "", log: bool = False) -> Cell:
+    """Mean and interval.
 
     >>> text([1.0]), text([1.0, 2.0, 3.0]), text([math.nan])
-    ('1', '2 [-0.484, 4.48]', '–')
+    (('1', ''), ('2', '-0.484 to 4.48'), ('–', ''))
     """
-    low, mean, high = interval(values)
-    if not math.isfinite(mean):
+    low, mean, high = (short(v, sign) for v in interval(values, log=log))
+    if mean == "–":
+        return mean, ""
+    return mean + unit, "" if low in ("–", high) else f"{low} to {high}"
+
+
+def short(value: float, sign: str = "") -> str:
+    """Three significant digits, thousands written out.
+
+    >>> short(4781.0), short(0.012345), short(2.0, "+"), short(math.nan)
+    ('4,781', '0.0123', '+2', '–')
+    """
+    if not math.isfinite(value):
         return "–"
-    return f"{mean:.3g} [{low:.3g}, {high:.3g}]" if math.isfinite(low) and high > low else f"{mean:.3g}"
+    return f"{value:{sign},.0f}" if 1000 <= abs(value) < 1e6 else f"{value:{sign}.3g}"
 
 
-def _change(zeros: Sequence[float], ends: Sequence[float], ratios: Sequence[float]) -> str:
+def _change(metric: str, zeros: Sequence[float], ends: Sequence[float]) -> Cell:
     finite = [(z, e) for z, e in zip(zeros, ends, strict=True) if math.isfinite(z) and math.isfinite(e)]
     if not finite:
-        return "–"
+        return "–", ""
     if all(z == e for z, e in finite):
-        return "same"
+        return "same", ""
+    if metric == "error" or metric.endswith("accuracy"):
+        return text([100 * (e - z) for z, e in finite], sign="+", unit=" points")
     if all(e == 0 for _, e in finite):
-        return "to 0"
-    if not all(math.isfinite(r) and r > 0 for r in ratios):
-        return "–"
-    low, mean, high = interval(ratios, log=True)
-    arrow = "↓" if mean < 1 else "↑"
-    if mean < 1:
-        low, mean, high = 1 / high, 1 / mean, 1 / low
-    between = f" [{low:.3g}, {high:.3g}]" if math.isfinite(low) and f"{low:.3g}" != f"{high:.3g}" else ""
-    return f"{arrow} {mean:.3g}x{between}"
+        return "to 0", ""
+    if any(z <= 0 or e <= 0 for z, e in finite):
+        return "–", ""
+    falls = sum(math.log(e / z) for z, e in finite) < 0
+    value, between = text([z / e if falls else e / z for z, e in finite], log=True)
+    return f"{'↓' if falls else '↑'} {value}x", between

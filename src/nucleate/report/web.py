@@ -26,10 +26,10 @@ HERE = Path(__file__).parent
 SCRIPTS = ("core.js", "simplex.js", "charts.js", "page.js")
 MARKS = {"holds": "✓", "fails": "✗", "inconclusive": "?"}
 READING = (
-    "Pictures show a fixed, class-balanced subsample of the training points. Curves are means over seeds of one spec with "
-    "Student's 95 % interval, of the logarithm on log axes; a single seed has no band. Epoch 0 is the untrained network and "
-    "is drawn as “start” on log axes; exact zeros lie on their own line below a log axis. The terminal phase begins at "
-    "“zero error”: the first epoch without a training error in eval mode."
+    "Pictures show a fixed, class-balanced subsample of the training points. Curves are means over seeds of one spec "
+    "with Student's 95 % interval, of the logarithm on log axes; a single seed has no band. Epoch 0 is the untrained "
+    "network and is drawn as “start” on log axes; exact zeros lie on their own line below a log axis. "
+    "The terminal phase begins at “zero error”: the first epoch without a training error in eval mode."
 )
 
 
@@ -130,8 +130,9 @@ def _table(label: str, members: Sequence[View]) -> dict[str, Any]:
         note = f"1 seed, {_progress(members[0])}"
     else:
         zeros = sorted(v.zero for v in members if v.zero is not None)
-        span = f"epochs {zeros[0]} to {zeros[-1]}" if zeros else "no epoch"
-        note = f"mean and 95 % interval of {len(members)} seeds, zero error at {span} in {len(zeros)} of them"
+        span = "not reached" if not zeros else f"at epoch {zeros[0]}" + f" to {zeros[-1]}" * (zeros[-1] > zeros[0])
+        share = f" in {len(zeros)} of them" if 0 < len(zeros) < len(members) else ""
+        note = f"mean and 95 % interval of {len(members)} seeds, zero training error {span}{share}"
     return {"label": label, "note": note, "rows": summary(members)}
 
 
