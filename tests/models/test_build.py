@@ -109,6 +109,16 @@ def test_activations_keep_their_size_through_depth(name: str, layers: int) -> No
         assert 0.3 < float(out.square().mean()) / 2 < 3.0
 
 
+@pytest.mark.parametrize("depth", [1, 2, 4])
+def test_a_resnet_without_batchnorm_keeps_its_activations_in_bounds(depth: int) -> None:
+    """L branches of variance 1 / L multiply the second moment by at most (1 + 1/L)^L < e."""
+    model = make(name="resnet", width=32, depth=depth, shape=(3, 16, 16))
+    with torch.no_grad():
+        stem = model.stem(torch.randn(16, 3, 16, 16, generator=Generator().manual_seed(1)))
+        last = model.stages(stem)
+    assert 0.1 < float(last.square().mean() / stem.square().mean()) < 10.0
+
+
 def test_hidden_layers_are_named_in_depth_order() -> None:
     model = make(width=8, depth=11)
     assert [n for n, _ in model.named_children()] == ["flatten", "hidden", "classifier"]

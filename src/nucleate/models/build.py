@@ -14,7 +14,7 @@ from torch import Generator, nn
 from nucleate.functions import find_function, is_function_name
 from nucleate.models.convnet import ConvNet
 from nucleate.models.mlp import MLP
-from nucleate.models.resnet import ResNet
+from nucleate.models.resnet import Block, ResNet
 from nucleate.spec import ModelSpec
 
 MODELS: dict[str, Callable[..., nn.Module]] = {"mlp": MLP, "convnet": ConvNet, "resnet": ResNet}
@@ -68,7 +68,8 @@ def initialise(model: nn.Module, generator: Generator) -> None:
 
     Linear maps and convolutions: normal with variance 2 / fan-in, the law that keeps the size of ReLU activations
     (He et al. 2015, eq. 10); `classifier`: 1 / fan-in, as no ReLU follows it. Biases 0; batch normalisation 1 and 0,
-    its running mean and variance 0 and 1.
+    its running mean and variance 0 and 1. Without batch normalisation the last convolution of each of L residual
+    branches is divided by sqrt(L), without which activations double from block to block (Hanin, Rolnick 2018).
 
     >>> layer = nn.Linear(2000, 500)
     >>> initialise(layer, Generator().manual_seed(0))
@@ -84,6 +85,9 @@ def initialise(model: nn.Module, generator: Generator) -> None:
                 module.bias.zero_()
         elif isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
             module.reset_parameters()
+    blocks = [m for m in model.modules() if isinstance(m, Block) and isinstance(m.norm2, nn.Identity)]
+    for block in blocks:
+        block.conv2.weight.div_(math.sqrt(len(blocks)))
 
 
 def _from_function(name: str, input_shape: tuple[int, ...], num_classes: int, generator: Generator) -> nn.Module:
