@@ -15,7 +15,7 @@ def digits_mlp() -> CollapseSpec:
         recipe="digits-mlp",
         data=DataSpec(name="digits"),
         model=ModelSpec(name="mlp", width=256, depth=3, batchnorm=True),
-        train=TrainSpec(lr=0.1, weight_decay=2e-3, schedule="cosine", epochs=200, batch_size=64),
+        train=TrainSpec(lr=0.1, weight_decay=2e-3, schedule="cosine", epochs=200, batch_size=64, threads=1),
     )
 
 

@@ -122,13 +122,13 @@ def measured_epochs(epochs: int, points: int) -> set[int]:
 
 
 def _terminal_phase(writer: Writer, training: Training, data: Dataset, spec: CollapseSpec, tick: Tick) -> None:
+    snapshot = Snapshot(training.model, data, spec)
     zero, kept = -1, 0
     state = writer.restore()
     if state is not None:
         notes = training.load(state)
         zero, kept = notes["zero"], notes["kept"]
         tick(training.epoch)
-    snapshot = Snapshot(training.model, data, spec)
     grid = measured_epochs(spec.train.epochs, spec.measure.points)
     last_checkpoint = time.monotonic()
     for epoch in training:

@@ -8,13 +8,20 @@ from typing import Any
 
 import numpy as np
 import torch
+from sklearn.metrics import adjusted_rand_score
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from nucleate.data import Dataset
+from nucleate.geometry.cells import Cells
 from nucleate.geometry.collapse import Moments, Projection, from_moments
+from nucleate.geometry.density import density_peaks
+from nucleate.geometry.neighbours import neighbour_hit
 from nucleate.geometry.simplex import nearest_etf, simplex_etf
 from nucleate.geometry.softmax import vertex_distance
+from nucleate.probes.calibration import expected_calibration_error
+from nucleate.probes.robustness import correct, fgsm, pgd, smallest_perturbation
+from nucleate.probes.weights import initial_scales, near_zero_share, weights_gini
 from nucleate.runs import Record
 from nucleate.spec import CollapseSpec
 from nucleate.training import Epoch
@@ -22,10 +29,15 @@ from nucleate.training import Epoch
 BATCH = 2048
 BINS = 101
 Arrays = dict[str, np.ndarray[Any, Any]]
+Value = tuple[str, str, str, float]
+"""Layer, split, metric, value."""
 
 
 class Snapshot:
-    """Measures one model on one data set, epoch after epoch, always on the same points."""
+    """Measures one model on one data set, epoch after epoch, always on the same points.
+
+    To be made before the first step: the scale of the initial weights is part of what is measured.
+    """
 
     def __init__(self, model: nn.Module, data: Dataset, spec: CollapseSpec) -> None:
         self.model, self.data, self.spec = model, data, spec
@@ -33,6 +45,7 @@ class Snapshot:
         generator = torch.Generator().manual_seed(0)
         self.picture = balanced(data.train_labels, spec.measure.picture, generator)
         self.held_out = balanced(data.test_labels, spec.measure.subsample, generator)
+        self.scales = initial_scales(model)
         with listening(model) as seen, torch.no_grad(), evaluating(model):
             model(data.train_inputs[:2].to(self.device))
             self.hidden = list(seen)
@@ -42,13 +55,20 @@ class Snapshot:
     def measure(self, epoch: Epoch, *, histograms: bool) -> tuple[list[Record], Arrays]:
         """Records and tensors of the network as it is now; its mode and gradients are left as they were."""
         with evaluating(self.model):
-            values: list[tuple[str, str, str, float]] = []
+            values: list[Value] = []
             classifier = last_linear(self.model)
             weight, bias = classifier.weight, classifier.bias
             train, means = self._pass("train", None, weight, bias)
             test, _ = self._pass("test", means, weight, bias)
             values += train + test
             tensors = self._picture(means["penultimate"], weight)
+            for measured, arrays in (self._held_out(means), self._attacks(), self._cells()):
+                values += measured
+                tensors |= arrays
+        values += [
+            ("", "", "near_zero_share", near_zero_share(self.model, self.scales)),
+            ("", "", "gini", weights_gini(self.model, self.scales)),
+        ]
         if histograms:
             tensors |= weight_histograms(self.model)
         base = {"study": self.spec.study, "seed": self.spec.seed, "step": epoch.step, "epoch": epoch.number}
@@ -72,7 +92,7 @@ class Snapshot:
 
     def _pass(
         self, split: str, means: dict[str, Tensor] | None, weight: Tensor, bias: Tensor
-    ) -> tuple[list[tuple[str, str, str, float]], dict[str, Tensor]]:
+    ) -> tuple[list[Value], dict[str, Tensor]]:
         data = self.data
         inputs, labels = (
             (data.train_inputs, data.train_labels) if split == "train" else (data.test_inputs, data.test_labels)
@@ -141,10 +161,69 @@ class Snapshot:
         bias = z - h @ weight.double().cpu().T
         margin = (h @ w.T + bias - bias.mean(1, keepdim=True))[rows, labels] / w.norm(dim=1)[labels]
         arrays["boundary"] = margin.float().numpy()
-        with evaluating(self.model):
-            outputs = torch.cat([self.model(x.to(self.device)).cpu() for x in self.data.test_inputs.split(BATCH)])
-        arrays["test_correct"] = (outputs.argmax(1) == self.data.test_labels).numpy().astype(np.uint8)
         return arrays
+
+    def _held_out(self, means: dict[str, Tensor]) -> tuple[list[Value], Arrays]:
+        """Neighbours, nearest centres and calibration on the fixed held-out points."""
+        inputs, labels = self.data.test_inputs[self.held_out], self.data.test_labels[self.held_out].to(self.device)
+        parts = [self._features(x) for x in inputs.split(BATCH)]
+        features = {name: torch.cat([part[name] for part in parts]) for name in self.layers}
+        rows: list[Value] = []
+        nearest = []
+        for name, h in features.items():
+            rows.append((name, "test", "chi", neighbour_hit(h, labels, self.spec.measure.k)))
+            if self.data.superclasses is not None:
+                rows += self._peaks(name, h, labels)
+            nearest.append((torch.cdist(h.double(), means[name].to(h.device)).argmin(1) == labels).cpu())
+        logits = features["logits"].float()
+        rows.append(("", "test", "ece", expected_calibration_error(logits.softmax(1), labels)))
+        arrays = {"test_correct": logits.argmax(1) == labels, "ncc_correct": torch.stack(nearest)}
+        return rows, {name: value.cpu().numpy().astype(np.uint8) for name, value in arrays.items()}
+
+    def _peaks(self, layer: str, h: Tensor, labels: Tensor) -> list[Value]:
+        """Agreement of the density peaks with coarse groups and with classes (adjusted Rand index)."""
+        try:
+            found = density_peaks(h).labels.cpu()
+        except ValueError:
+            # Points that all coincide have no density; the measure is absent for this layer.
+            return []
+        coarse = self.data.coarse(labels).cpu()
+        return [
+            (layer, "test", "ari_coarse", float(adjusted_rand_score(coarse, found))),
+            (layer, "test", "ari_fine", float(adjusted_rand_score(labels.cpu(), found))),
+        ]
+
+    def _attacks(self) -> tuple[list[Value], Arrays]:
+        """FGSM, PGD and the smallest perturbation; radii in units of the inputs' full range."""
+        count = self.spec.measure.robustness
+        if not count:
+            return [], {}
+        index = self.held_out[: min(count, len(self.held_out))]
+        x, y = self.data.test_inputs[index].to(self.device), self.data.test_labels[index].to(self.device)
+        low, high = self.data.input_range
+        radius = self.spec.measure.epsilon * (high - low)
+        generator = torch.Generator().manual_seed(self.spec.seed)
+        fooled = pgd(self.model, x, y, radius, bounds=(low, high), generator=generator)
+        survived = correct(self.model, fooled, y)
+        one_step = correct(self.model, fgsm(self.model, x, y, radius, bounds=(low, high)), y)
+        far = smallest_perturbation(self.model, x, y, largest=high - low, bounds=(low, high)) / (high - low)
+        rows: list[Value] = [
+            ("", "test", "pgd_accuracy", float(survived.double().mean())),
+            ("", "test", "fgsm_accuracy", float(one_step.double().mean())),
+            ("", "test", "min_perturbation", float(far.double().mean())),
+        ]
+        return rows, {"pgd_correct": survived.cpu().numpy().astype(np.uint8), "min_perturbation": far.cpu().numpy()}
+
+    def _cells(self) -> tuple[list[Value], Arrays]:
+        """Share of training points whose ReLU activation pattern no other point has; for networks of vectors."""
+        cells = Cells()
+        for x in self.data.train_inputs.split(BATCH):
+            with listening(self.model) as seen:
+                self.model(x.to(self.device))
+            if any(h.ndim != 2 for h in seen.values()):
+                return [], {}
+            cells.update(list(seen.values()))
+        return [("", "train", "pattern_share", cells.compute().own_share)], {}
 
 
 def balanced(labels: Tensor, size: int, generator: torch.Generator) -> Tensor:
