@@ -209,8 +209,8 @@ class Scan:
         for row, point in zip(torch.split(rows, step), torch.split(points, step), strict=True):
             difference = self.x.index_select(0, point.flatten()).double().view(*point.shape, -1)
             difference -= self.rows.index_select(0, row).double()[:, None]
-            parts.append(torch.linalg.vector_norm(difference, dim=2))
-        return torch.cat(parts) if parts else points.double()
+            parts.append(difference.square_().sum(2))
+        return torch.cat(parts).sqrt() if parts else points.double()
 
     def _measure_pairs(self, rows: Tensor, points: Tensor) -> Tensor:
         """The same for pairs."""
@@ -219,8 +219,8 @@ class Scan:
         for row, point in zip(torch.split(rows, step), torch.split(points, step), strict=True):
             difference = self.x.index_select(0, point).double()
             difference -= self.rows.index_select(0, row).double()
-            parts.append(torch.linalg.vector_norm(difference, dim=1))
-        return torch.cat(parts) if parts else points.double()
+            parts.append(difference.square_().sum(1))
+        return torch.cat(parts).sqrt() if parts else points.double()
 
 
 class _Ragged:
@@ -312,7 +312,7 @@ def _blocks(size: int) -> list[slice]:
 def _differences(row: Tensor, x: Tensor) -> Tensor:
     """Distances of one row to every point, by differences in float64."""
     step = max(1, 2**17 // x.shape[1])
-    return torch.cat([torch.linalg.vector_norm(part.double() - row.double(), dim=1) for part in torch.split(x, step)])
+    return torch.cat([(part.double() - row.double()).square_().sum(1) for part in torch.split(x, step)]).sqrt()
 
 
 def _smallest(distances: Tensor, k: int) -> tuple[Tensor, Tensor]:
