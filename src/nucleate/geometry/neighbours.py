@@ -185,18 +185,18 @@ def chi(
     hits = (labels[found.indices[:, :widest]] == labels[:, None]).cumsum(1)
     share = hits.gather(1, each[:, None] - 1)[:, 0].double() / each
     weight = torch.ones_like(share) if weights == "sample" else 1 / count.double()
-    weight = weight / weight.sum()
+    whole = weight.sum()
 
     def mean(values: Tensor) -> float:
-        return float((weight * values.double()).sum())
+        return float((weight * values.double()).sum() / whole)
 
     value = mean(share)
-    low, high = _wilson(value, 1 / float(weight.square().sum()))
+    low, high = _wilson(value, float(whole.square() / weight.square().sum()))
     return Chi(
         value=value,
         chance=mean((count - 1) / (len(x) - 1)),
         ceiling=mean(((count - 1) / each).clamp_max(1)),
-        stderr=float((weight.square() * (share - value).square()).sum().sqrt()),
+        stderr=float((weight.square() * (share - value).square()).sum().sqrt() / whole),
         low=low,
         high=high,
         tied=mean(tied),
@@ -259,7 +259,9 @@ def _wilson(value: float, draws: float) -> tuple[float, float]:
     z2 = WILSON_Z**2
     middle = value + z2 / (2 * draws)
     half = WILSON_Z * math.sqrt(max(value * (1 - value), 0.0) / draws + z2 / (4 * draws * draws))
-    return max(0.0, (middle - half) / (1 + z2 / draws)), min(1.0, (middle + half) / (1 + z2 / draws))
+    low, high = (middle - half) / (1 + z2 / draws), (middle + half) / (1 + z2 / draws)
+    # Rounding must not push an end past the value, nor past 0 or 1.
+    return max(0.0, min(low, value)), min(1.0, max(high, value))
 
 
 def _rescaled(x: Tensor, query: Tensor | None) -> tuple[Tensor, Tensor | None, float]:

@@ -154,7 +154,7 @@ class BatchedCKA:
         grams = []
         for name in names:
             check_points(features[name], f"layer {name!r}")
-            a = _standard(features[name])
+            a = _centre(features[name])
             k = (a @ a.T).fill_diagonal_(0)
             row = k.sum(1) / (size - 2)
             k = k - row[:, None] - row + row.sum() / (size - 1)
@@ -162,9 +162,14 @@ class BatchedCKA:
         return torch.stack(grams)
 
 
-def _standard(x: Tensor) -> Tensor:
-    """Centred in float64, largest entry 1: CKA does not see the scale, and squares of squares stay in range."""
+def _centre(x: Tensor) -> Tensor:
+    """Centred in float64; exact zeros for a constant layer, which rounding of its mean would make noise."""
     wide = x.double()
-    wide = wide - wide.mean(0)
-    constant = bool((x == x[0]).all())
-    return torch.zeros_like(wide) if constant else wide / wide.abs().max()
+    return torch.zeros_like(wide) if bool((x == x[0]).all()) else wide - wide.mean(0)
+
+
+def _standard(x: Tensor) -> Tensor:
+    """Centred, largest entry 1: CKA does not see the scale, and fourth powers stay in range."""
+    wide = _centre(x)
+    top = wide.abs().max()
+    return wide / top if top > 0 else wide
