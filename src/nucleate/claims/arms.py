@@ -43,8 +43,8 @@ def superclasses(tier: Tier) -> CollapseSpec:
         recipe="superclasses-mlp",
         data=DataSpec(name="superclasses"),
         model=ModelSpec(width=128 if tier == "quick" else 512, depth=5, batchnorm=True),
-        train=TrainSpec(lr=0.1, weight_decay=5e-4, schedule="cosine", epochs=40 if tier == "quick" else 120, threads=1),
-        measure=MeasureSpec(points=4, robustness=0, subsample=1000),
+        train=TrainSpec(lr=0.1, weight_decay=5e-4, schedule="cosine", epochs=12 if tier == "quick" else 60, threads=1),
+        measure=MeasureSpec(points=2, robustness=0, subsample=1000),
     )
 
 
