@@ -1,1 +1,44 @@
-"""Measure how a network's classes collapse into a simplex."""
+"""Measure how a network's classes collapse into a simplex, find the sparse network inside it, and ship that one."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from nucleate.geometry.collapse import Collapse as Collapse
+    from nucleate.geometry.collapse import collapse as collapse
+    from nucleate.geometry.dimension import intrinsic_dimension as intrinsic_dimension
+    from nucleate.geometry.neighbours import neighbour_hit as neighbour_hit
+    from nucleate.geometry.neighbours import neighbours as neighbours
+    from nucleate.geometry.similarity import cka as cka
+    from nucleate.geometry.simplex import simplex_etf as simplex_etf
+    from nucleate.probes.metric import NeuralCollapse as NeuralCollapse
+    from nucleate.runs.store import open_run as open_run
+
+_HOMES = {
+    "Collapse": "nucleate.geometry.collapse",
+    "NeuralCollapse": "nucleate.probes.metric",
+    "cka": "nucleate.geometry.similarity",
+    "collapse": "nucleate.geometry.collapse",
+    "intrinsic_dimension": "nucleate.geometry.dimension",
+    "neighbour_hit": "nucleate.geometry.neighbours",
+    "neighbours": "nucleate.geometry.neighbours",
+    "open_run": "nucleate.runs.store",
+    "simplex_etf": "nucleate.geometry.simplex",
+}
+"""Where each public name lives; torch is imported when the first one is used."""
+
+__all__ = sorted(_HOMES)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'nucleate' has no attribute {name!r}")
+    value = getattr(import_module(_HOMES[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_HOMES})

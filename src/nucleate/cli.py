@@ -124,6 +124,8 @@ def claims(args: Sequence[str]) -> int:
     if options.list:
         print(listing(ids))
         return 0
+    if options.figure is not None and len(ids) != 1:
+        raise ValueError("--figure draws one claim: name it, as in nucleate claims nc1 --quick --figure nc1.svg")
     judgements, runs = try_claims(
         ids, tier="quick" if options.quick else "full", root=options.out, data_root=options.data_root, jobs=options.jobs
     )
@@ -134,7 +136,7 @@ def claims(args: Sequence[str]) -> int:
     from nucleate.report import claim_figure, page
 
     if options.figure is not None:
-        claim_figure(rows, options.figure)
+        claim_figure(rows[0], options.figure)
     print(f"report: {page(runs, options.out / 'claims.html', verdicts=rows)}")
     return 0
 
@@ -155,9 +157,24 @@ def data(args: Sequence[str]) -> int:
     from nucleate.data import fetch, listing
 
     if words == ["list"]:
-        print(listing(options.data_root))
+        for row in listing(options.data_root):
+            points = f"{row.train:,} + {row.test:,} points" if row.train is not None and row.test is not None else ""
+            print(f"{row.name:14s}{row.kind or 'missing':11s}{points:26s}{row.path or row.problem}")
     elif len(words) == 2 and words[0] == "fetch":
-        print(fetch(words[1], options.data_root))
+        from tqdm import tqdm
+
+        bars: dict[str, tqdm[Any]] = {}
+
+        def tick(name: str, count: int, total: int) -> None:
+            bar = bars.setdefault(name, tqdm(desc=name, total=total, unit="B", unit_scale=True))
+            bar.update(count)
+
+        try:
+            folder = fetch(words[1], options.data_root, progress=tick)
+        finally:
+            for bar in bars.values():
+                bar.close()
+        print(folder)
     else:
         raise ValueError("write: nucleate data list, or: nucleate data fetch NAME")
     return 0
