@@ -331,7 +331,7 @@ function weightsFigure(host, run) {
     host.append(missing("the run stored no weight histograms (tensors hist:PARAMETER)"));
     return () => {};
   }
-  const state = { name: names.find((n) => !n.startsWith("classifier")) ?? names[0] };
+  const state = { name: names[0] };
   const node = el("div", { class: "plot", id: "weights-plot" });
   const note = el("p", { class: "small" });
   const draw = () => {

@@ -143,27 +143,25 @@ def _chosen(frames: Sequence[Mapping[str, Array]]) -> tuple[list[int], list[int]
     return keep, sorted(order[:MAX_CLASSES]), labels
 
 
-def _histograms(v: View, frames: Sequence[Mapping[str, Array]]) -> dict[str, Any]:
-    """Density of each parameter's values at the epochs that hold one."""
-    out: dict[str, Any] = {}
+def densities(v: View, frames: Sequence[Mapping[str, Array]]) -> dict[str, list[dict[str, Any]]]:
+    """Density of each parameter's values at the epochs that hold a histogram of it."""
+    out: dict[str, list[dict[str, Any]]] = {}
     names = {e: n for n, e in v.moments()}
     for epoch, frame in zip(v.frames, frames, strict=True):
-        for key in frame:
-            if key.startswith("hist:"):
-                parameter = key[5:]
-                counts, edges = frame[key].astype(np.float64), frame[f"edges:{parameter}"].astype(np.float64)
-                area = float(counts.sum()) * np.diff(edges)
-                density = np.divide(counts, area, out=np.zeros_like(counts), where=area > 0)
-                out.setdefault(parameter, []).append(
-                    {
-                        "epoch": epoch,
-                        "when": names.get(epoch, f"epoch {epoch}"),
-                        "edges": rounded(edges.tolist()),
-                        "density": rounded(density.tolist()),
-                        "n": int(counts.sum()),
-                    }
-                )
-    return out
+        for key in (k for k in frame if k.startswith("hist:")):
+            counts, edges = frame[key].astype(np.float64), frame[f"edges:{key[5:]}"].astype(np.float64)
+            area = float(counts.sum()) * np.diff(edges)
+            density = np.divide(counts, area, out=np.zeros_like(counts), where=area > 0)
+            row = {"epoch": epoch, "when": names.get(epoch, f"epoch {epoch}"), "n": int(counts.sum())}
+            out.setdefault(key[5:], []).append(row | {"edges": edges, "density": density})
+    return {name: out[name] for name in sorted(out, key=lambda n: (n.startswith("classifier"), n))}
+
+
+def _histograms(v: View, frames: Sequence[Mapping[str, Array]]) -> dict[str, Any]:
+    return {
+        name: [h | {f: rounded(h[f].tolist()) for f in ("edges", "density")} for h in rows]
+        for name, rows in densities(v, frames).items()
+    }
 
 
 def _depth_names(v: View) -> list[str]:
