@@ -2,7 +2,7 @@
 
 project = "nucleate"
 author = "The nucleate developers"
-copyright = "2026, The nucleate developers"  # noqa: A001
+copyright = "2026, The nucleate developers"
 extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.mathjax"]
 exclude_patterns = ["_build", "jupyter_execute"]
 html_theme = "furo"
