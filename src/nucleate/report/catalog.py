@@ -29,6 +29,8 @@ LABELS = {
     "logit_norm": "norm of the logits",
     "logit_ratio": "logits: spread within / between classes",
     "chi": "chi, share of neighbours of the same class",
+    "ari_coarse": "agreement of density peaks with coarse groups (ARI)",
+    "ari_fine": "agreement of density peaks with classes (ARI)",
     "overlap_next": "neighbour overlap with the next layer",
     "intrinsic_dimension": "intrinsic dimension (two-NN)",
     "participation_ratio": "participation ratio",
@@ -70,8 +72,8 @@ SUMMARY = (
     ("", "test", "pgd_accuracy"),
     ("", "test", "corruption_accuracy"),
     ("", "test", "min_perturbation"),
-    ("", "train", "near_zero_share"),
-    ("", "train", "gini"),
+    ("", "", "near_zero_share"),
+    ("", "", "gini"),
     ("", "train", "pattern_share"),
 )
 """Rows of the table "zero error -> end": (layer, split, metric)."""
@@ -85,6 +87,8 @@ DEPTH_MEASURES = (
     "intrinsic_dimension",
     "participation_ratio",
     "overlap_next",
+    "ari_coarse",
+    "ari_fine",
 )
 """Measures that every layer has."""
 
@@ -116,7 +120,7 @@ class Panel:
 PANELS = (
     Panel(
         "vertex",
-        "softmax",
+        "simplex",
         "Distance to the own vertex",
         "Euclidean distance",
         (Line("vertex_distance_max", "farthest point", "train"), Line("vertex_distance_mean", "mean", "train")),
@@ -124,7 +128,7 @@ PANELS = (
     ),
     Panel(
         "nc1",
-        "collapse",
+        "nc",
         "NC1: spread within classes",
         "within / between (no unit)",
         (
@@ -137,7 +141,7 @@ PANELS = (
     ),
     Panel(
         "nc2",
-        "collapse",
+        "nc",
         "NC2: an equiangular tight frame",
         "coefficient of variation or cosine",
         (
@@ -151,7 +155,7 @@ PANELS = (
     ),
     Panel(
         "nc3",
-        "collapse",
+        "nc",
         "NC3: weights align with class means",
         "distance of normalised matrices",
         (
@@ -164,7 +168,7 @@ PANELS = (
     ),
     Panel(
         "nc4",
-        "collapse",
+        "nc",
         "NC4: nearest class mean decides",
         "share of points that disagree",
         (Line("nc4", "training points", "train"), Line("nc4", "held-out points", "test")),
@@ -202,20 +206,20 @@ PANELS = (
         "Weights near zero, and their inequality",
         "share or coefficient, 0 to 1",
         (
-            Line("near_zero_share", "share near zero", "train"),
-            Line("gini", "Gini of |w|", "train"),
+            Line("near_zero_share", "share near zero", ""),
+            Line("gini", "Gini of |w|", ""),
         ),
     ),
     Panel(
         "accuracy",
-        "training",
+        "accuracy",
         "Accuracy",
         "share of points",
         (Line("accuracy", "training points", "train"), Line("accuracy", "held-out points", "test")),
     ),
     Panel(
         "loss",
-        "training",
+        "accuracy",
         "Loss",
         "mean loss over points",
         (Line("loss", "training points", "train"), Line("loss", "held-out points", "test")),
@@ -223,7 +227,7 @@ PANELS = (
     ),
     Panel(
         "robustness",
-        "training",
+        "accuracy",
         "Accuracy on disturbed inputs",
         "share of held-out points",
         (
@@ -234,22 +238,22 @@ PANELS = (
     ),
     Panel(
         "perturbation",
-        "training",
+        "accuracy",
         "Smallest adversarial perturbation",
         "size in units of the input range",
         (Line("min_perturbation", "held-out points", "test"),),
     ),
     Panel(
         "calibration",
-        "training",
+        "accuracy",
         "Calibration error",
         "expected calibration error",
         (Line("ece", "held-out points", "test"),),
     ),
     Panel(
         "patterns",
-        "training",
-        "Points in cells of their own",
+        "cells",
+        "Points whose activation pattern is their own",
         "share of training points",
         (Line("pattern_share", "own activation pattern", "train"),),
     ),
@@ -258,7 +262,7 @@ PANELS = (
 SECTIONS = {
     "summary": ("From zero error to the end", "What changed after the last training error was gone."),
     "verdicts": ("Verdicts", "Each claim with the criterion written down before the run, and what its interval says."),
-    "softmax": (
+    "simplex": (
         "The softmax simplex",
         "Each point is one training example, each corner is certainty in one class; past zero error the points should "
         "move to the corners.",
@@ -268,7 +272,7 @@ SECTIONS = {
         "Under collapse the points gather at their class means, the means at the vertices of the nearest simplex ETF, "
         "and the classifier's rows point the same way.",
     ),
-    "collapse": (
+    "nc": (
         "Neural collapse, NC1 to NC4",
         "In neural collapse all four measures fall, and go on falling to the right of the zero-error line.",
     ),
@@ -299,9 +303,14 @@ SECTIONS = {
         "Compare start and end: does training move a large share of the weights close to zero, and a small "
         "share far from it?",
     ),
-    "training": (
+    "accuracy": (
         "Accuracy, loss and robustness",
         "What training past zero error does to held-out accuracy, to attacks and to calibration.",
+    ),
+    "cells": (
+        "Points in cells of their own",
+        "A cell is the set of inputs with one ReLU activation pattern; a wide network gives almost every training "
+        "point a cell that no other point is in.",
     ),
     "about": ("About these runs", "What was run, on what, and how to read the numbers."),
 }

@@ -62,13 +62,15 @@ def draw_panel(axes: Any, found: Sequence[View], panel: Panel) -> None:
         missing(axes, found[0].why(key))
         return
     x = Epochs(e for *_, c in drawn for e in c.epochs)
-    y = Values((v for *_, c in drawn for v in [*c.mean, *c.low, *c.high]), panel.log)
+    y = Values((v for *_, c in drawn for v in c.mean), panel.log)
     for i, g, line, curve in drawn:
         tone = colour(g if many else i)
         at = x.at(curve.epochs)
         axes.plot(at, y.at(curve.mean), color=tone, ls=DASHES[i], marker=PANEL_MARKERS[i % 4], label=line.label)
         if curve.seeds > 1:
-            axes.fill_between(at, y.at(curve.low), y.at(curve.high), color=tone, alpha=0.18, lw=0)
+            # Below a log axis there is no place for a bound at or under zero; the axis cuts the band there.
+            low = [max(v, 1e-300) if y.log else v for v in y.at(curve.low)]
+            axes.fill_between(at, low, y.at(curve.high), color=tone, alpha=0.18 if line.main else 0.06, lw=0)
     for g, members in enumerate(grouped.values()):
         zeros = sorted(v.zero for v in members if v.zero is not None)
         if zeros:

@@ -18,12 +18,13 @@ from nucleate.report.style import INK, SOFT, check_formats, new_figure, plain, s
 from nucleate.runs import Run
 
 SHARED = {
-    "softmax": "vertex-distance",
-    "collapse": "collapse",
+    "simplex": "vertex-distance",
+    "nc": "nc",
     "logits": "logit-curves",
     "boundary": "boundary-spread",
     "weights": "weight-curves",
-    "training": "training",
+    "accuracy": "accuracy",
+    "cells": "cells",
 }
 """Section of panels -> name of its file."""
 
@@ -62,7 +63,7 @@ def _figures(found: Sequence[View], projection: Projection) -> Iterator[tuple[st
     for i, v in enumerate(firsts):
         end = f"-{i + 1}" if len(firsts) > 1 else ""
         drawn: dict[str, Callable[[], Figure]] = {
-            "softmax": partial(simplex_figure, v, "probs"),
+            "simplex": partial(simplex_figure, v, "probs"),
             "etf": partial(simplex_figure, v, "etf"),
             "logits": partial(simplex_figure, v, "logits"),
             "layers": partial(layers_figure, v, projection),

@@ -3,7 +3,7 @@ let selected = 0;
 let redraws = [];
 
 const RUN_FIGURES = {
-  softmax: (host, run) => simplexFigure(host, run, "softmax"),
+  simplex: (host, run) => simplexFigure(host, run, "simplex"),
   etf: (host, run) => simplexFigure(host, run, "etf"),
   logits: (host, run) => simplexFigure(host, run, "logits"),
   boundary: boundaryFigure,
@@ -31,7 +31,7 @@ function mount() {
     const draws = [];
     host.start = () => {
       if (RUN_FIGURES[name]) draws.push(RUN_FIGURES[name](own, data.runs[selected]));
-      draws.push(panels(shared, name, name === "collapse"));
+      draws.push(panels(shared, name, name === "nc"));
       redraws.push(...draws);
       draws.forEach((draw) => draw());
     };

@@ -17,6 +17,8 @@ from nucleate.report.scenes import Array, Projection, flat, simplex_scores
 
 MAX_POINTS = 600
 MAX_CLASSES = 32
+MAX_PICTURES = 12
+"""Runs whose points a page carries; a sweep's other runs are in its curves and tables."""
 
 
 def payload(found: Sequence[View], verdicts: Sequence[Mapping[str, Any]], projection: Projection) -> dict[str, Any]:
@@ -26,9 +28,16 @@ def payload(found: Sequence[View], verdicts: Sequence[Mapping[str, Any]], projec
         "labels": LABELS,
         "panels": [asdict(p) for p in PANELS],
         "groups": [_group(label, members) for label, members in groups(found).items()],
-        "runs": [_run(v, projection) for v in found],
+        "runs": [_run(v, projection) for v in pictured(found)],
         "verdicts": [_plain(dict(v)) for v in verdicts],
     }
+
+
+def pictured(found: Sequence[View]) -> list[View]:
+    """The runs whose points are drawn: first seeds of all specs first, then second seeds, and so on."""
+    rank = {id(v): i for members in groups(found).values() for i, v in enumerate(members)}
+    chosen = sorted(found, key=lambda v: rank[id(v)])[:MAX_PICTURES]
+    return [v for v in found if v in chosen]
 
 
 def embed(values: Any) -> str:

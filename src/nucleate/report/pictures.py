@@ -172,6 +172,6 @@ def _class_key(figure: Figure, v: View, classes: Sequence[int]) -> None:
         Line2D([], [], ls="", marker=marker(c), color=colour(c), ms=6, label=plain(v.class_name(c), 16))
         for c in classes
     ]
-    figure.legend(
-        handles=handles, loc="outside lower left", ncols=min(len(handles), 5 if figure.get_figwidth() < 10 else 8)
-    )
+    columns = 5 if figure.get_figwidth() < 10 else 8
+    rows = math.ceil(len(handles) / columns)
+    figure.legend(handles=handles, loc="outside lower left", ncols=math.ceil(len(handles) / rows), handlelength=1.2)

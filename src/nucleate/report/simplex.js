@@ -9,7 +9,7 @@ const CORNERS = {
 };
 const SHAPES = { 2: "segment", 3: "triangle", 4: "tetrahedron" };
 const SOURCES = {
-  softmax: {
+  simplex: {
     field: "probs", what: "Softmax outputs",
     note: "Projected orthogonally: probability given to classes that are not chosen pulls a point to the centre.",
   },
@@ -65,7 +65,7 @@ function simplexFigure(host, run, name) {
 
   function range() {
     const key = state.chosen.join();
-    if (name === "softmax") return 0.78;
+    if (name === "simplex") return 0.78;
     if (!ranges.has(key)) {
       const far = frames.flatMap((f) => rows(f[source.field])
         .filter((_, i) => state.chosen.includes(run.labels[i]))
@@ -132,7 +132,7 @@ function simplexFigure(host, run, name) {
     if (name === "etf") traces.push(...directions(frame));
     if (name === "logits" && range() > 2) traces.push(names(points));
     const reach = range();
-    const span = state.size === 4 ? [-0.86, 0.98] : name === "softmax" ? [-0.55, 0.88] : [-0.78, 1.04];
+    const span = state.size === 4 ? [-0.86, 0.98] : name === "simplex" ? [-0.55, 0.88] : [-0.78, 1.04];
     plot(node, traces, {
       height: state.size === 2 ? 300 : node.clientWidth * ((span[1] - span[0]) / 2) + 56,
       margin: { l: 8, r: 8, t: 8, b: 8 }, dragmode: false,
@@ -222,7 +222,7 @@ function simplexFigure(host, run, name) {
         controls.append(pick);
       });
       controls.append(check("points of other classes", state.all, (on) => { state.all = on; draw(); }));
-      if (name === "softmax") {
+      if (name === "simplex") {
         controls.append(check("renormalise over the chosen", state.renormalise, (on) => { state.renormalise = on; draw(); }));
       }
     }

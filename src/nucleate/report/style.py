@@ -152,6 +152,7 @@ class Values:
         positive = [v for v in finite if v > 0]
         self.log = log and bool(positive) and min(finite) >= 0
         self.floor = math.nan
+        self.low, self.high = min([0.0, *finite]), max([0.0, *finite])
         if self.log:
             self.low, self.high = min(positive), max(positive)
             if 0.0 in finite:
@@ -164,8 +165,8 @@ class Values:
     def apply(self, axes: Any) -> None:
         """Scale and ticks of the y axis."""
         if not self.log:
-            low, high = axes.get_ylim()
-            axes.set_ylim(min(0.0, low), high)
+            room = 0.07 * ((self.high - self.low) or 1.0)
+            axes.set_ylim(self.low - room if self.low < 0 else 0.0, self.high + room)
             return
         axes.set_yscale("log")
         span = math.log10(self.high / self.low)

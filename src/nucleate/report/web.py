@@ -16,14 +16,14 @@ from markupsafe import Markup
 
 from nucleate.report.catalog import SECTIONS
 from nucleate.report.gather import View, groups, views
-from nucleate.report.payload import embed, payload
+from nucleate.report.payload import embed, payload, pictured
 from nucleate.report.scenes import Projection, check_projection
 from nucleate.report.summary import summary
 from nucleate.runs import Run
 from nucleate.runs.store import write_atomic
 
 HERE = Path(__file__).parent
-SCRIPTS = ("core.js", "simplex.js", "charts.js", "page.js")
+SCRIPTS = ("core.js", "simplex.js", "curves.js", "layers.js", "clauses.js", "page.js")
 MARKS = {"holds": "✓", "fails": "✗", "inconclusive": "?"}
 READING = (
     "Pictures show a fixed, class-balanced subsample of the training points. Curves are means over seeds of one spec "
@@ -58,7 +58,7 @@ def page(
     text = environment.get_template("page.html").render(
         title=_title(found),
         lede=_lede(found),
-        unfinished=_unfinished(found),
+        notices=_notices(found),
         policy=_policy(plotly, script),
         css=Markup((HERE / "page.css").read_text(encoding="utf-8")),
         sections=sections,
@@ -117,8 +117,12 @@ def _progress(v: View) -> str:
     return f"{begins}, {'end' if v.done else 'last record'} at epoch {last}"
 
 
-def _unfinished(found: Sequence[View]) -> list[str]:
-    return [
+def _notices(found: Sequence[View]) -> list[str]:
+    drawn = len(pictured(found))
+    told = (
+        [f"Pictures are of {drawn} of the {len(found)} runs; curves and tables of all."] if drawn < len(found) else []
+    )
+    return told + [
         f"{v.label} is not finished: what follows is what was measured until epoch {v.end if v.end is not None else 0}."
         for v in found
         if not v.done
