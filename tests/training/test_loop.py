@@ -68,7 +68,7 @@ def test_seeds_shuffle_differently_and_every_point_is_seen_once() -> None:
 
 
 def test_fits_is_the_error_in_eval_mode() -> None:
-    training = make(TrainSpec(epochs=200, batch_size=8, lr=0.1, weight_decay=0.0))
+    training = make(TrainSpec(epochs=150, batch_size=33, lr=0.1, weight_decay=0.0, schedule="constant"))
     for epoch in training:
         training.model.eval()
         with torch.no_grad():
