@@ -177,7 +177,9 @@ def test_pair_distances_are_exact_differences(cloud):
     v = torch.rand(len(x), dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     i, j = 0, len(x) - 3
     if i != j:
-        assert cdnv_grid(x, v)[i, j].item() == pytest.approx(((v[i] + v[j]) / (2 * exact[i, j])).item(), rel=1e-6)
+        assert cdnv_grid(pair_distances(x), v)[i, j].item() == pytest.approx(
+            ((v[i] + v[j]) / (2 * exact[i, j])).item(), rel=1e-6
+        )
 
 
 def test_shards_of_different_things_do_not_merge():
@@ -200,6 +202,14 @@ def test_shards_of_different_things_do_not_merge():
     p.update(x[:9], y[:9])
     with pytest.raises(ValueError, match="class counts differ"):
         from_moments(m, projection=p)
+    with pytest.raises(ValueError, match="other means"):
+        from_moments(m, projection=p, means=m.means + 1)
+    with pytest.raises(ValueError, match="another convention"):
+        from_moments(m, projection=p, convention="zhu2021")
+    headed = Projection(m, weight=torch.ones(3, 4))
+    headed.update(x, y)
+    with pytest.raises(ValueError, match="another classifier"):
+        from_moments(m, projection=headed, weight=torch.zeros(3, 4))
 
 
 def test_state_dict_is_a_copy():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from dataclasses import dataclass
 from typing import Literal
@@ -9,7 +10,32 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from nucleate.geometry.inputs import unit_rows
+
+class Frame:
+    """Rows with the products that the measures share, each taken once, in float64."""
+
+    def __init__(self, rows: Tensor) -> None:
+        self.rows = rows.double()
+
+    @functools.cached_property
+    def gram(self) -> Tensor:
+        """(C, C) inner products."""
+        return self.rows @ self.rows.T
+
+    @functools.cached_property
+    def norms(self) -> Tensor:
+        """(C,) lengths."""
+        norms: Tensor = torch.linalg.vector_norm(self.rows, dim=1)
+        return norms
+
+    @functools.cached_property
+    def cosines(self) -> Tensor:
+        """(C, C) cosines; nan where a row is zero."""
+        return self.gram / self.norms / self.norms[:, None]
+
+
+def _frame(rows: Tensor | Frame) -> Frame:
+    return rows if isinstance(rows, Frame) else Frame(rows)
 
 
 @dataclass(frozen=True)
@@ -32,11 +58,23 @@ class Span:
     """(d, r) V."""
     full_rank: int
     """min(d, P - 1): the rank that means in general position have."""
+    absent: tuple[int, ...] = ()
+    """Classes without a mean."""
 
     @property
     def rank(self) -> int:
         """Directions kept, r."""
         return len(self.scale)
+
+    @functools.cached_property
+    def frame(self) -> Frame:
+        """Of the centred means."""
+        return Frame(self.centred)
+
+    @functools.cached_property
+    def distances(self) -> Tensor:
+        """(P, P) squared distances between the means."""
+        return pair_distances(self.frame)
 
     @property
     def condition(self) -> float:
@@ -76,16 +114,22 @@ def span(means: Tensor, counts: Tensor | None = None, *, mu_g: Literal["class", 
         centre = m.mean(0)
     mc = m - centre
     full = min(m.shape[1], len(m) - 1)
-    left, scale, basis = _svd(mc, full)
-    return Span(present, m, centre, mc, left, scale, basis, full)
+    frame = Frame(mc)
+    left, scale, basis = _svd(frame, full)
+    absent = tuple((~torch.isfinite(means).all(1)).nonzero().flatten().tolist())
+    out = Span(present, m, centre, mc, left, scale, basis, full, absent)
+    out.__dict__["frame"] = frame
+    return out
 
 
-def _svd(a: Tensor, rank: int) -> tuple[Tensor, Tensor, Tensor]:
+def _svd(frame: Frame, rank: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Left vectors, singular values and right vectors of the top directions."""
+    a = frame.rows
     rows, cols = a.shape
     if rank == 0:
         return a.new_zeros(rows, 0), a.new_zeros(0), a.new_zeros(cols, 0)
     wide = rows <= cols
-    values, vectors = torch.linalg.eigh(a @ a.T if wide else a.T @ a)
+    values, vectors = torch.linalg.eigh(frame.gram if wide else a.T @ a)
     values, vectors = values[-rank:].flip(0), vectors[:, -rank:].flip(1)
     # The Gram route squares the condition number; past 1e5 it would cost more than half of float64's digits.
     if float(values[-1]) > 1e-10 * float(values[0]):
@@ -97,14 +141,13 @@ def _svd(a: Tensor, rank: int) -> tuple[Tensor, Tensor, Tensor]:
     return u[:, keep], s[keep], vt[keep].T
 
 
-def cosines(rows: Tensor) -> Tensor:
+def cosines(rows: Tensor | Frame) -> Tensor:
     """Cosine of every pair of rows, (C, C) float64; nan where a row is zero.
 
     >>> cosines(torch.tensor([[1.0, 0.0], [0.0, 2.0]])).tolist()
     [[1.0, 0.0], [0.0, 1.0]]
     """
-    unit = unit_rows(rows.double())
-    return unit @ unit.T
+    return _frame(rows).cosines
 
 
 def _off_diagonal(a: Tensor) -> Tensor:
@@ -112,7 +155,7 @@ def _off_diagonal(a: Tensor) -> Tensor:
     return a.flatten()[1:].view(n - 1, n + 1)[:, :-1].flatten()
 
 
-def equinorm(rows: Tensor, *, ddof: int = 0) -> float:
+def equinorm(rows: Tensor | Frame, *, ddof: int = 0) -> float:
     """Coefficient of variation of the rows' lengths, std_c |a_c| / mean_c |a_c|; 0 at a simplex.
 
     Chance is about 1/sqrt(2 d).
@@ -122,11 +165,11 @@ def equinorm(rows: Tensor, *, ddof: int = 0) -> float:
     >>> equinorm(torch.tensor([[1.0, 0.0], [0.0, 3.0]]))
     0.5
     """
-    norms = torch.linalg.vector_norm(rows.double(), dim=1)
-    return float(norms.std(correction=ddof) / norms.mean()) if len(rows) > ddof else math.nan
+    norms = _frame(rows).norms
+    return float(norms.std(correction=ddof) / norms.mean()) if len(norms) > ddof else math.nan
 
 
-def equiangle(rows: Tensor) -> float:
+def equiangle(rows: Tensor | Frame) -> float:
     """Standard deviation of the cosine over pairs of different rows; 0 at a simplex, chance about 1/sqrt(d).
 
     (Papyan, Han, Donoho 2020, Fig. 3.)
@@ -134,10 +177,11 @@ def equiangle(rows: Tensor) -> float:
     >>> equiangle(torch.eye(3))
     0.0
     """
-    return float(_off_diagonal(cosines(rows)).std(correction=0)) if len(rows) > 1 else math.nan
+    cos = cosines(rows)
+    return float(_off_diagonal(cos).std(correction=0)) if len(cos) > 1 else math.nan
 
 
-def max_angle(rows: Tensor) -> float:
+def max_angle(rows: Tensor | Frame) -> float:
     """Mean over pairs of |cos + 1/(C-1)|: distance from maximal angles; 0 at a simplex, chance about sqrt(2/(pi d)).
 
     (Papyan, Han, Donoho 2020, Fig. 4.)
@@ -145,11 +189,12 @@ def max_angle(rows: Tensor) -> float:
     >>> max_angle(torch.eye(3))
     0.5
     """
-    c = len(rows)
-    return float((_off_diagonal(cosines(rows)) + 1 / (c - 1)).abs().mean()) if c > 1 else math.nan
+    cos = cosines(rows)
+    c = len(cos)
+    return float((_off_diagonal(cos) + 1 / (c - 1)).abs().mean()) if c > 1 else math.nan
 
 
-def etf_distance(rows: Tensor, other: Tensor | None = None) -> float:
+def etf_distance(rows: Tensor | Frame, other: Tensor | None = None) -> float:
     """Distance |nrm(A B^T) - E|_F of a Gram matrix from the simplex one, E = (I - J/C)/sqrt(C-1); B = A if none.
 
     In [0, sqrt 2] for B = A. Zero with B != A does not imply parallel rows. (Zhu et al. 2021.)
@@ -157,8 +202,17 @@ def etf_distance(rows: Tensor, other: Tensor | None = None) -> float:
     >>> round(etf_distance(torch.eye(4)), 4)  # orthonormal rows: sqrt(2 - 2 sqrt((C-1)/C))
     0.5176
     """
-    a = rows.double()
-    gram = a @ (a if other is None else other.double()).T
+    frame = _frame(rows)
+    return gram_distance(frame.gram if other is None else frame.rows @ other.double().T)
+
+
+def gram_distance(gram: Tensor) -> float:
+    """`etf_distance` of a (C, C) Gram matrix, or of any matrix of inner products.
+
+    >>> round(gram_distance(torch.eye(4)), 4)
+    0.5176
+    """
+    gram = gram.double()
     c = len(gram)
     if c < 2:
         return math.nan
@@ -196,7 +250,7 @@ def alignment(weight: Tensor, centred: Tensor) -> Tensor:
     return torch.nn.functional.cosine_similarity(weight.double(), centred.double(), dim=1, eps=0.0)
 
 
-def subspace_overlap(a: Tensor, b: Tensor, *, rank: int | None = None) -> float:
+def subspace_overlap(a: Tensor | Frame, b: Tensor | Frame, *, rank: int | None = None) -> float:
     """Mean cosine of the principal angles between the row spaces of two matrices; 1 if they are equal.
 
     Rank: that many top right singular vectors of each; the numerical rank of each if none, the smaller number counting.
@@ -205,18 +259,44 @@ def subspace_overlap(a: Tensor, b: Tensor, *, rank: int | None = None) -> float:
     >>> subspace_overlap(torch.eye(4)[:2], torch.eye(4)[1:3])
     0.5
     """
-    u, v = (_svd_top(x.double(), rank) for x in (a, b))
-    k = min(u.shape[1], v.shape[1])
-    return float(torch.linalg.svdvals(u.T @ v)[:k].clamp(max=1).mean()) if k else math.nan
+    u, v = (_basis(_frame(x), rank) for x in (a, b))
+    return _overlap(u, v)
 
 
-def _svd_top(a: Tensor, rank: int | None) -> Tensor:
-    wanted = min(a.shape) if rank is None else min(rank, *a.shape)
-    return _svd(a, wanted)[2]
+def _basis(frame: Frame, rank: int | None) -> Tensor:
+    wanted = min(frame.rows.shape) if rank is None else min(rank, *frame.rows.shape)
+    return _svd(frame, wanted)[2]
+
+
+def _overlap(u: Tensor, v: Tensor) -> float:
+    return _mean_cosine(u.T @ v)
+
+
+def _mean_cosine(k: Tensor) -> float:
+    return float(torch.linalg.svdvals(k).clamp(max=1).mean()) if k.numel() else math.nan
+
+
+def overlap_with(weight: Frame, cross: Tensor, means: Span) -> float:
+    """`subspace_overlap` of a classifier with the span of the centred means, at its rank.
+
+    Args:
+        weight: (C, d).
+        cross: (C, C) inner products of the classifier's rows with the centred means, which spare two long products.
+        means: of the same classes.
+    """
+    rows, cols = weight.rows.shape
+    rank = min(means.rank, rows, cols)
+    if rows > cols or not rank:
+        return _overlap(_basis(weight, rank), means.basis)
+    values, vectors = torch.linalg.eigh(weight.gram)
+    values, vectors = values[-rank:], vectors[:, -rank:]
+    if float(values[0]) <= 1e-10 * float(values[-1]):
+        return _overlap(_basis(weight, rank), means.basis)
+    return _mean_cosine((vectors / values.sqrt()).T @ ((cross @ means.left) / means.scale))
 
 
 @torch.no_grad()
-def pair_distances(means: Tensor) -> Tensor:
+def pair_distances(means: Tensor | Frame) -> Tensor:
     """Squared Euclidean distance of every pair of means, (C, C) float64; O(C^2 + C d) memory.
 
     Pairs too close for the Gram form are taken again by exact differences.
@@ -224,26 +304,29 @@ def pair_distances(means: Tensor) -> Tensor:
     >>> pair_distances(torch.tensor([[0.0], [3.0]])).tolist()
     [[0.0, 9.0], [9.0, 0.0]]
     """
-    raw = means.double()
-    m = raw - raw.mean(0)
-    sq = m.square().sum(1)
-    inner = m @ m.T
-    out = (sq[:, None] + sq - (inner + inner.T)).clamp_(min=0)
+    raw = means.rows if isinstance(means, Frame) else means.double()
+    frame = means if isinstance(means, Frame) else Frame(raw - raw.mean(0))
+    sq = frame.gram.diagonal()
+    out = (sq[:, None] + sq - (frame.gram + frame.gram.T)).clamp_(min=0)
     close = (out < 1e-8 * (sq[:, None] + sq)).triu(1).nonzero()
-    for pairs in torch.split(close, max(1, (1 << 20) // m.shape[1])):
+    for pairs in torch.split(close, max(1, (1 << 20) // raw.shape[1])):
         exact = (raw[pairs[:, 0]] - raw[pairs[:, 1]]).square().sum(1)
         out[pairs[:, 0], pairs[:, 1]] = exact
         out[pairs[:, 1], pairs[:, 0]] = exact
     return out.fill_diagonal_(0)
 
 
-def cdnv_grid(means: Tensor, within: Tensor) -> Tensor:
+def cdnv_grid(distances: Tensor, within: Tensor) -> Tensor:
     """Class-distance normalised variance of every pair, (v_i + v_j) / (2 |mu_i - mu_j|^2); inf where means coincide.
 
     (C, C) float64 with nan on the diagonal; 0 at collapse. (Galanti, György, Hutter 2021, arXiv 2112.15121.)
 
-    >>> cdnv_grid(torch.tensor([[0.0], [2.0]]), torch.tensor([1.0, 3.0]))[0, 1].item()
+    Args:
+        distances: (C, C) squared, of `pair_distances`.
+        within: (C,) class variances v_c.
+
+    >>> cdnv_grid(torch.tensor([[0.0, 4.0], [4.0, 0.0]]), torch.tensor([1.0, 3.0]))[0, 1].item()
     0.5
     """
     v = within.double()
-    return ((v[:, None] + v) / (2 * pair_distances(means))).fill_diagonal_(math.nan)
+    return ((v[:, None] + v) / (2 * distances)).fill_diagonal_(math.nan)

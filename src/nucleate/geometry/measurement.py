@@ -54,6 +54,12 @@ class Measurement:
                 raise ValueError("the projection follows another convention; give both the same")
             if not torch.equal(torch.nan_to_num(projection.means), torch.nan_to_num(self.means)):
                 raise ValueError("the projection was made on other means than those that judge the points")
+            if (
+                weight is not None
+                and projection.weight is not None
+                and not torch.equal(weight.to(own), projection.weight)
+            ):
+                raise ValueError("the projection was made with another classifier")
             if not torch.equal(projection.count.round().long(), self.counts):
                 raise ValueError("the second pass saw other points than the first: the class counts differ")
         self.span = projection.span if projection is not None else rows.span(self.means, self.counts, mu_g=rule.mu_g)
@@ -68,12 +74,11 @@ class Measurement:
         self._within()
         self._trace()
         self._vci()
-        self._simplex("", self.span.centred)
+        self._simplex("", self.span.frame)
         self._classifier()
         self._points()
         self._many_classes()
-        present = set(self.span.present.tolist())
-        absent = tuple(c for c in range(m.num_classes) if c not in present)
+        absent = self.span.absent
         if absent:
             self.reasons["absent"] = (
                 f"classes {list(absent)} have no points and are left out; C = {self.c} in all formulas"
@@ -121,7 +126,7 @@ class Measurement:
         self.values |= {"nc1_within": within, "nc1_between": between}
         self.values["nc1_quotient"] = within / between if between > 0 else math.nan
         full = torch.full((m.num_classes, m.num_classes), math.nan, dtype=v.dtype, device=v.device)
-        full[s.present[:, None], s.present] = rows.cdnv_grid(s.means, v[s.present])
+        full[s.present[:, None], s.present] = rows.cdnv_grid(s.distances, v[s.present])
         self.values["nc1_per_pair"] = full
         pairs = full[~torch.isnan(full)]
         self.values["nc1_cdnv"] = float(pairs.mean()) if len(pairs) else math.nan
@@ -198,19 +203,20 @@ class Measurement:
         else:
             self.values["nc1_vci"] = vci(m)
 
-    def _simplex(self, suffix: str, a: Tensor) -> None:
+    def _simplex(self, suffix: str, frame: rows.Frame) -> None:
         """NC2 of the centred means or of the classifier rows."""
         names = [f"nc2_{n}{suffix}" for n in ("equinorm", "equiangle", "max_angle", "etf")]
+        a = frame.rows
         if len(a) < 2:
             self._nan("needs two classes", *names)
             return
         if len(a) == 2 and float(a.sum(0).abs().max()) <= 1e-12 * float(a.abs().max()):
             self._nan("two centred vectors are opposite and equal by construction", *names)
             return
-        self.values[names[0]] = rows.equinorm(a, ddof=self.rule.ddof)
-        self.values[names[1]] = rows.equiangle(a)
-        self.values[names[2]] = rows.max_angle(a)
-        self.values[names[3]] = rows.etf_distance(a)
+        self.values[names[0]] = rows.equinorm(frame, ddof=self.rule.ddof)
+        self.values[names[1]] = rows.equiangle(frame)
+        self.values[names[2]] = rows.max_angle(frame)
+        self.values[names[3]] = rows.etf_distance(frame)
         if len(a) > self.moments.dim + 1 and not self.rule.rank_floor:
             self._nan("no simplex of C > d + 1 vertices exists in d dimensions; see gnc2_margin", *names[2:])
         for name in names:
@@ -230,22 +236,28 @@ class Measurement:
         level = w @ s.centre + b
         if rule.centre_weights:
             w, level = w - w.mean(0), level - level.mean()
-        self._simplex("_weights", w)
+        # The projection has taken the products of the same rows already.
+        shared = self.projection.frame if self.projection is not None and not s.absent and rule.centre_weights else None
+        frame = shared or rows.Frame(w)
+        self._simplex("_weights", frame)
         self.values["bias_collapse"] = float(torch.linalg.vector_norm(level))
         if self.c < 2 or not s.rank:
             self._nan("needs two classes with different means", *names[:5])
         else:
             cos = rows.alignment(w, s.centred)
+            cross = w @ s.centred.T
             along = cos if rule.unc3 == "cosine" else (w * s.centred).sum(1)
             self.values["nc3"] = rows.self_duality(w, s.centred)
-            self.values["nc3_gram"] = rows.etf_distance(w, s.centred)
+            self.values["nc3_gram"] = rows.gram_distance(cross)
             self.values["nc3_cosine"] = float(1 - cos.mean())
             self.values["nc3_unc"] = float(along.var(correction=0))
             # The notebook of rangamani2023 takes the top C directions of the uncentred means; centring leaves C - 1.
             if rule.nc3 == "subspace":
                 self.values["nc3_subspace"] = rows.subspace_overlap(self.weight[s.present], s.means, rank=self.c)
             else:
-                self.values["nc3_subspace"] = rows.subspace_overlap(w - w.mean(0), s.basis.T, rank=s.rank)
+                # Centring the means makes the products with centred and with raw rows differ by nothing but their mean.
+                centred = frame if rule.centre_weights else rows.Frame(w - w.mean(0))
+                self.values["nc3_subspace"] = rows.overlap_with(centred, cross - cross.mean(0), s)
             if self.c > self.moments.dim + 1 and not rule.rank_floor:
                 self._nan("no simplex of C > d + 1 vertices exists in d dimensions", "nc3_gram")
             if rule.nc3 != "difference":

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from nucleate.geometry.conventions import Convention, convention_named
 from nucleate.geometry.inputs import block_rows, check_classifier, check_labels, check_means, check_pair, unit_rows
-from nucleate.geometry.means import Span, span
+from nucleate.geometry.means import Frame, Span, pair_distances, span
 from nucleate.geometry.moments import Moments
 from nucleate.machine.matmul import fast_matmul
 
@@ -29,11 +29,17 @@ class _Tables:
     means: Tensor
     """(C, d)"""
     columns: Tensor
-    """(d, r [+ C + 1]): V/s, then the classifier's rows and their mean."""
+    """(d, r), or (d, r + C + 1): V/s, then for few classes the classifier's rows and their mean."""
     gram: Tensor
     """(r, P): T' -> inner products with the centred means."""
     offset: Tensor
     """(C, P): what turns them into negative half squared distances, by the point's own class."""
+    radius: Tensor
+    """(C,): a residual shorter than this leaves the point nearest to its own mean, and classified as that."""
+    rows: Tensor | None
+    """(C, d): the classifier's rows without their mean."""
+    weight: Tensor | None
+    """(d, C)"""
     logits: Tensor | None
     """(C, C): logits of the class means."""
 
@@ -80,17 +86,18 @@ class Projection:
         self.means = m
         self.unit = moments.unit
         self.weight = None if weight is None else weight.detach().to(m)
+        self.frame: Frame | None = None
         zero = m.new_zeros(self.num_classes)
         self.bias = zero if bias is None or self.convention.nc4 == "agreement-without-bias" else bias.detach().to(m)
         self._given_bias = zero if bias is None else bias.detach().to(m)
-        width = self.span.rank + (0 if weight is None else self.num_classes + 1)
-        self.precise = width <= SMALL if precise is None else precise
+        self.precise = self.span.rank + self.num_classes <= SMALL if precise is None else precise
         self._tables: dict[torch.dtype, _Tables] = {}
         if self.weight is not None:
             rows = self.weight - self.weight.mean(0)
             norms = torch.linalg.vector_norm(rows, dim=1)
             level = (rows * m).sum(1) + self._given_bias - self._given_bias.mean()
             self._rows, self._row_norms, self._level = rows, norms, level
+            self.frame = Frame(rows)
         self.adopt({name: torch.zeros_like(zero) for name in SUMS})
 
     count: Tensor
@@ -126,45 +133,73 @@ class Projection:
         tables = self._table(dtype)
         # Wide blocks keep a large product efficient; thin products are bound by memory, so their blocks stay in cache.
         width = tables.columns.shape[1]
-        rows = block_rows(self.dim + width, elements=1 << (18 if width <= SMALL else 21))
+        rows = block_rows(self.dim + width, elements=1 << (19 if width <= SMALL else 22))
+        parts: list[tuple[Tensor, Tensor, Tensor | None, Tensor]] = []
         with fast_matmul(device):
             for start in range(0, len(features), rows):
                 stop = start + rows
                 x = features[start:stop].to(device, dtype)
                 z = None if logits is None else logits[start:stop].to(device)
-                self._block(unit_rows(x) if self.unit else x, labels[start:stop], z, tables)
+                parts.append(self._block(unit_rows(x) if self.unit else x, labels[start:stop], z, tables))
+        if not parts:
+            return
+        length, inside, own, doubtful = zip(*parts, strict=True)
+        ones = torch.ones_like(labels, dtype=torch.float64)
+        self._add("count", labels, ones)
+        self._add("resid", labels, torch.cat(length).double().square())
+        self._add("square", labels, torch.cat(inside).double().square())
+        if own[0] is not None:
+            slack = torch.cat([t for t in own if t is not None]).double()
+            self._add("slack", labels, slack)
+            self._add("slack_sq", labels, slack.square())
+        if logits is not None or tables.weight is not None:
+            self._add("judged", labels, ones)
+        # Points without doubt are nearest to their own mean.
+        self._add("correct", labels, ones)
+        left = torch.cat(doubtful)
+        self._add("correct", left, -torch.ones_like(left, dtype=torch.float64))
 
-    def _block(self, x: Tensor, y: Tensor, logits: Tensor | None, t: _Tables) -> None:
+    def _block(
+        self, x: Tensor, y: Tensor, logits: Tensor | None, t: _Tables
+    ) -> tuple[Tensor, Tensor, Tensor | None, Tensor]:
+        """Lengths of residuals and of T', slack at the own boundary, labels of the points that had to be compared."""
         rank = self.span.rank
-        # Residuals of float32 points against float32 means are exact where the two are close (Sterbenz).
-        r = x - t.means[y]
-        k = t.columns.shape[1]
-        out = (t.columns.T @ r.T).T if k <= SMALL else r @ t.columns
+        thin = t.columns.shape[1] <= SMALL
+        by_rows = t.rows is not None and logits is None and t.columns.shape[1] == rank
+        r, length, own = _residuals(x, y, t.means, t.rows if by_rows else None)
+        # A thin product is faster with the points along its long side.
+        out = (t.columns.T @ r.T).T if thin else r @ t.columns
         inside = out[:, :rank]
-        self._add("count", y, torch.ones_like(y, dtype=torch.float64))
-        self._add("resid", y, torch.linalg.vector_norm(r, dim=1).double().square_())
-        self._add("square", y, torch.linalg.vector_norm(inside, dim=1).double().square_())
-        near = (inside @ t.gram).add_(t.offset[y])
+        if logits is not None and self.weight is not None:
+            own = logits.gather(1, y[:, None])[:, 0] - logits.mean(1, dtype=torch.float64) - self._level[y]
+        elif out.shape[1] > rank:
+            own = out[:, rank:-1].gather(1, y[:, None])[:, 0] - out[:, -1]
+        projected = torch.linalg.vector_norm(inside, dim=1)
+        # By Cauchy and Schwarz, a short residual cannot reach another class's cell: in the terminal phase this spares
+        # most points the products with all C means and classifier rows.
+        far = y
+        if logits is None:
+            index = (length >= t.radius.index_select(0, y)).nonzero()[:, 0]
+            if len(index) < len(y):
+                inside, r, far = inside.index_select(0, index), r.index_select(0, index), y.index_select(0, index)
+        if len(far):
+            self._compare(r, inside, far, logits, t)
+        return length, projected, own, far
+
+    def _compare(self, r: Tensor, inside: Tensor, y: Tensor, logits: Tensor | None, t: _Tables) -> None:
+        """Nearest mean and largest logit of points that may have left their class's cell."""
+        near = (inside @ t.gram).add_(t.offset.index_select(0, y))
         best, where = near.max(1)
         nearest = self.span.present[where]
         self._add("correct", y, nearest == y)
         self._add("tied", y, (near == best[:, None]).sum(1) > 1)
         if logits is not None:
             z = logits - (self._given_bias - self.bias).to(logits)
-            self._add("mismatch", y, z.argmax(1) != nearest)
-            self._add("judged", y, torch.ones_like(y))
-            if self.weight is not None:
-                centred = logits.gather(1, y[:, None])[:, 0].double() - logits.mean(1, dtype=torch.float64)
-                self._boundary(centred - self._level[y], y)
-        elif t.logits is not None:
-            part = out[:, rank:-1]
-            self._boundary((part.gather(1, y[:, None])[:, 0] - out[:, -1]).double(), y)
-            self._add("mismatch", y, (part + t.logits[y]).argmax(1) != nearest)
-            self._add("judged", y, torch.ones_like(y))
-
-    def _boundary(self, slack: Tensor, y: Tensor) -> None:
-        self._add("slack", y, slack)
-        self._add("slack_sq", y, slack.square())
+        elif t.weight is not None and t.logits is not None:
+            z = (r @ t.weight).add_(t.logits.index_select(0, y))
+        else:
+            return
+        self._add("mismatch", y, z.argmax(1) != nearest)
 
     def _add(self, name: str, y: Tensor, values: Tensor) -> None:
         getattr(self, name).index_add_(0, y, values.double())
@@ -172,20 +207,44 @@ class Projection:
     def _table(self, dtype: torch.dtype) -> _Tables:
         if dtype not in self._tables:
             s = self.span
-            means = self.means.to(dtype)
             columns = s.basis / s.scale
             # Centred means are A diag(s) V^T, and the projected residual T' = r V/s: r Mc^T = T' diag(s^2) A^T.
             gram = (s.left * s.scale.square()).T
-            inner = s.centred @ s.centred.T
             offset = self.means.new_full((self.num_classes, len(s.present)), math.nan)
-            offset[s.present] = inner - inner.diagonal() / 2
-            logits = None
-            if self.weight is not None:
-                columns = torch.cat([columns, self.weight.T, self.weight.mean(0)[:, None]], 1)
-                logits = (means.double() @ self.weight.T + self.bias).to(dtype)
-            columns = columns.T.contiguous().T if columns.shape[1] <= SMALL else columns.contiguous()
-            self._tables[dtype] = _Tables(means, columns.to(dtype), gram.to(dtype), offset.to(dtype), logits)
+            offset[s.present] = s.frame.gram - s.frame.gram.diagonal() / 2
+            w = self.weight
+            logits = None if w is None else self.means @ w.T + self.bias
+            if w is not None and s.rank + self.num_classes < SMALL:
+                columns = torch.cat([columns, w.T, w.mean(0)[:, None]], 1)
+            self._tables[dtype] = _Tables(
+                means=self.means.to(dtype),
+                columns=columns.T.to(dtype).contiguous().T,
+                gram=gram.to(dtype),
+                offset=offset.to(dtype),
+                radius=self._radius(logits).to(dtype),
+                rows=None if w is None else self._rows.to(dtype),
+                weight=None if w is None else w.T.to(dtype).contiguous(),
+                logits=None if logits is None else logits.to(dtype),
+            )
         return self._tables[dtype]
+
+    def _radius(self, logits: Tensor | None) -> Tensor:
+        """Per class, the residual length below which neither the nearest mean nor the largest logit can change.
+
+        Another mean j comes nearer only past |mu_y - mu_j| / 2; another logit is larger only past its gap at the class
+        mean over |w_y - w_j|. A small allowance covers rounding.
+        """
+        s = self.span
+        radius = self.means.new_zeros(self.num_classes)
+        apart = s.distances.clone().fill_diagonal_(math.inf)
+        radius[s.present] = apart.amin(1).sqrt() / 2
+        if logits is not None and self.frame is not None:
+            gap = logits.diagonal()[:, None] - logits
+            reach = (gap / pair_distances(self.frame).sqrt()).fill_diagonal_(math.inf)
+            # Equal rows have no reach: whoever has the larger bias wins everywhere, which the full product finds.
+            radius = torch.minimum(radius, torch.nan_to_num(reach, nan=0.0, posinf=math.inf).amin(1))
+        rounding = 1e-6 * torch.nan_to_num(torch.linalg.vector_norm(self.means - s.centre, dim=1))
+        return torch.nan_to_num(radius * (1 - 1e-4), nan=0.0, posinf=math.inf) - rounding
 
     def merge(self, other: Projection) -> None:
         """Add the sums of another shard, projected on the same means.
@@ -219,12 +278,17 @@ class Projection:
             return True
         used = self.count > 0
         square, resid = self.square[used].sum(), self.resid[used].sum()
-        # A mean rounded to float32 adds n |delta|^2 to the sum of squares.
-        delta = (self.means - self.means.float().double())[used]
-        shift = (self.count[used] * (delta @ (self.span.basis / self.span.scale)).square().sum(1)).sum()
         u = torch.finfo(torch.float32).eps
-        error = 2 * u * torch.sqrt(resid * self.span.scale.pow(-2).sum() / square)
-        return bool(error < 1e-4) and bool(shift < 1e-5 * square)
+        if not bool(2 * u * torch.sqrt(resid * self.span.scale.pow(-2).sum() / square) < 1e-4):
+            return False
+        # A mean rounded to float32 adds n |delta|^2 to the sum of squares; the bound by the least s spares a product.
+        delta = (self.means - self.means.float().double())[used]
+        if float((self.count[used] * delta.square().sum(1)).sum()) < 1e-5 * float(
+            square * self.span.scale[-1].square()
+        ):
+            return True
+        shift = (self.count[used] * (delta @ (self.span.basis / self.span.scale)).square().sum(1)).sum()
+        return bool(shift < 1e-5 * square)
 
     @property
     def nc1_per_class(self) -> Tensor:
@@ -247,3 +311,21 @@ class Projection:
         off = self.slack / self.count
         variance = (self.slack_sq / self.count - off.square()).clamp(min=0)
         return (self._level + off) / self._row_norms, variance.sqrt() / self._row_norms
+
+
+def _residuals(x: Tensor, y: Tensor, means: Tensor, rows: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Points minus their means, the lengths, and the products with their class's row, in blocks that stay in cache.
+
+    Residuals of float32 points against float32 means are exact where the two are close (Sterbenz).
+    """
+    r = torch.empty_like(x)
+    length = x.new_empty(len(x))
+    own = None if rows is None else x.new_empty(len(x))
+    step = block_rows(x.shape[1])
+    for start in range(0, len(x), step):
+        part = slice(start, start + step)
+        torch.sub(x[part], means.index_select(0, y[part]), out=r[part])
+        torch.linalg.vector_norm(r[part], dim=1, out=length[part])
+        if rows is not None and own is not None:
+            own[part] = torch.linalg.vecdot(r[part], rows.index_select(0, y[part]))
+    return r, length, own
