@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from nucleate.report import page
 from nucleate.report.gather import band, groups, interval, view, views
 from nucleate.report.payload import MAX_PICTURES, embed, pack, pictured
 from nucleate.report.summary import summary
@@ -121,3 +122,17 @@ def test_a_page_carries_the_pictures_of_first_seeds_first(build: Build, tmp_path
     drawn = pictured(views(runs))
     assert len(drawn) == MAX_PICTURES
     assert any("mse" in v.label for v in drawn)
+
+
+def test_any_folder_with_records_makes_a_page(tmp_path: Path) -> None:
+    folder = tmp_path / "probe-mine"
+    folder.mkdir()
+    (folder / "spec.toml").write_text('study = "probe"\n')
+    (folder / "env.json").write_text("{}")
+    rows = [
+        {"layer": layer, "split": "test", "metric": "chi", "value": value} for layer, value in (("a", 0.2), ("b", 0.9))
+    ]
+    (folder / "records.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+    (found,) = views([Run(folder)])
+    assert found.layers == ["a", "b"] and found.end == 0 and found.label == "probe-mine"
+    assert page([Run(folder)], tmp_path / "page.html").exists()

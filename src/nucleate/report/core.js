@@ -21,9 +21,17 @@ const colour = (i) => (dark.matches ? DARK : LIGHT)[i % LIGHT.length];
 const marker = (i) => MARKERS[i % MARKERS.length];
 const faint = (hex, share) => hex + Math.round(share * 255).toString(16).padStart(2, "0");
 
+// Cut in the middle: names of layers differ at their ends.
 function short(text, length = 22) {
   const line = String(text).replace(/\s+/g, " ");
-  return line.length > length ? line.slice(0, length - 1) + "…" : line;
+  const keep = length - 1;
+  return line.length > length ? `${line.slice(0, Math.ceil(keep / 2))}…${line.slice(line.length - Math.floor(keep / 2))}` : line;
+}
+
+// Names cut for an axis; those that would look alike get their position in front.
+function distinct(names, length) {
+  const cut = names.map((n) => short(n, length));
+  return names.map((n, i) => (cut.filter((c) => c === cut[i]).length > 1 ? `${i + 1}: ${short(n, length - 4)}` : cut[i]));
 }
 
 function esc(text, length) {

@@ -13,7 +13,7 @@ from matplotlib.lines import Line2D
 from nucleate.report.catalog import LABELS, PANELS, Panel
 from nucleate.report.gather import View, band, groups
 from nucleate.report.payload import densities
-from nucleate.report.style import DASHES, INK, SOFT, Epochs, Values, colour, new_figure, plain
+from nucleate.report.style import DASHES, INK, SOFT, Epochs, Values, colour, distinct, new_figure, plain
 
 PANEL_MARKERS = ("o", "s", "D", "^")
 
@@ -134,8 +134,8 @@ def _heat(figure: Figure, axes: Any, v: View, measure: str, split: str, layers: 
     image = axes.imshow(table, cmap="cividis", vmin=low, vmax=high, origin="lower", aspect="auto")
     axes.grid(False)
     points = "held-out points" if split == "test" else "training points"
-    axes.set_title(f"{LABELS[measure]}\n({points})")
-    axes.set_yticks(range(len(layers)), [plain(name, 18) for name in layers])
+    axes.set_title(f"{LABELS[measure]}\n({points})", pad=14)
+    axes.set_yticks(range(len(layers)), distinct(layers, 18))
     step = math.ceil(len(epochs) / 12)
     axes.set_xticks(range(0, len(epochs), step), [str(e) for e in epochs[::step]])
     axes.set_xlabel("epoch")
@@ -145,7 +145,7 @@ def _heat(figure: Figure, axes: Any, v: View, measure: str, split: str, layers: 
             "zero error", (epochs.index(v.zero), 1.0), (4, 2), xycoords=("data", "axes fraction"),
             textcoords="offset points", fontsize=7.5, color=SOFT,
         )  # fmt: skip
-    if table.size <= 130:
+    if table.size <= 130 and len(epochs) <= 11:
         for (i, j), value in np.ndenumerate(table):
             if math.isfinite(value):
                 light = (value - low) / ((high - low) or 1) > 0.5
@@ -173,9 +173,7 @@ def _by_layer(axes: Any, v: View, measure: str, split: str, layers: Sequence[str
     if min(finite) >= 0 and max(finite) <= 1:
         axes.set_ylim(0, 1.04)
     long = sum(len(plain(n, 16)) for n in layers) > 46
-    axes.set_xticks(
-        places, [plain(n, 16) for n in layers], rotation=35 if long else 0, ha="right" if long else "center"
-    )
+    axes.set_xticks(places, distinct(layers, 16), rotation=35 if long else 0, ha="right" if long else "center")
     axes.set_xlabel("" if long else "layer")
     axes.set_ylabel(LABELS[measure].split(",")[0])
     axes.legend(loc="best")

@@ -106,7 +106,7 @@ def view(run: Run) -> View:
     series: dict[Key, Series] = defaultdict(Series)
     reasons: dict[Key, str] = {}
     first: dict[str, tuple[Any, Any]] = {}
-    for row in sorted(run.records, key=lambda r: r["epoch"]):
+    for row in sorted(run.records, key=_epoch):
         variant = (row.get("k"), row.get("convention"))
         usual = first.setdefault(row["metric"], variant)
         told = "" if variant == usual else "@" + ",".join(str(v) for v in variant if v is not None)
@@ -114,9 +114,9 @@ def view(run: Run) -> View:
         if row.get("reason") and not math.isfinite(row["value"]):
             reasons[key] = str(row["reason"])
         found = series[key]
-        if found.epochs and found.epochs[-1] == row["epoch"]:
+        if found.epochs and found.epochs[-1] == _epoch(row):
             continue
-        found.epochs.append(int(row["epoch"]))
+        found.epochs.append(_epoch(row))
         found.values.append(float(row["value"]))
         for name in ("low", "high", "chance"):
             getattr(found, name).append(_number(row.get(name)))
@@ -237,6 +237,11 @@ def interval(values: Sequence[float], *, log: bool = False) -> tuple[float, floa
     half = float(stdtrit(len(x) - 1, 0.975)) * float(x.std(ddof=1)) / math.sqrt(len(x)) if len(x) > 1 else math.nan
     low, mid, high = mean - half, mean, mean + half
     return (math.exp(low), math.exp(mid), math.exp(high)) if log else (low, mid, high)
+
+
+def _epoch(row: dict[str, Any]) -> int:
+    """Epoch of a record; 0 for one network that was probed and not trained."""
+    return int(row.get("epoch") or 0)
 
 
 def _number(value: Any) -> float:

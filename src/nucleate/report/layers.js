@@ -66,7 +66,7 @@ function depthFigure(host, run, prefix, measures) {
   };
   const draw = () => {
     const table = run.depth[state.measure][state.split];
-    const ticks = { tickvals: table.layers.map((_, i) => i), ticktext: table.layers.map((n) => esc(n, 16)) };
+    const ticks = { tickvals: table.layers.map((_, i) => i), ticktext: distinct(table.layers, 16).map((n) => esc(n)) };
     const flat = table.values.flat().filter((v) => v != null);
     const share = flat.every((v) => v >= 0 && v <= 1);
     const chance = (table.chance || []).flat().filter((v) => v != null);
@@ -213,7 +213,7 @@ function boundaryFigure(host, run) {
     const far = Math.max(0, ...values.filter(Number.isFinite)), near = Math.min(0, ...values.filter(Number.isFinite));
     plot(node, traces, {
       height: 340,
-      xaxis: axis({ title: "class", tickvals: run.classes.map((_, c) => c), ticktext: run.classes.map((t) => esc(t, 12)), showgrid: false, zeroline: false, range: [-0.7, run.classes.length - 0.3] }),
+      xaxis: axis({ title: "class", tickvals: run.classes.map((_, c) => c), ticktext: distinct(run.classes, 12).map((t) => esc(t)), showgrid: false, zeroline: false, range: [-0.7, run.classes.length - 0.3] }),
       yaxis: axis({ title: "signed distance to the boundary", range: [near - 0.05 * (far - near), far + 0.08 * (far - near)], zeroline: true, zerolinewidth: 2, zerolinecolor: css("--soft") }),
     }, `Signed distance of each point to its class's boundary at epoch ${frame.epoch}`);
     note.textContent = `${values.length} training points of ${run.label}; below the line at 0 a point lies on the wrong side. The scale follows the epoch.`;

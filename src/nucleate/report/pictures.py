@@ -69,24 +69,24 @@ def _simplex(
     axes: Any, source: str, score: dict[str, Array], labels: Array, chosen: list[int], reach: float, names: list[str]
 ) -> None:
     size = len(chosen)
-    corners = _screen(CORNERS[size], np.arange(size))
+    corners = _screen(CORNERS[size], -0.9)
     for i in range(size):
         for j in range(i):
             axes.plot(*corners[[i, j]].T, color=SOFT, lw=0.9, zorder=1)
     axes.plot(*corners.T, "o", mfc="none", mec=INK, ms=3 if reach > 2 else 5, zorder=2)
     for lane, c in enumerate(chosen):
         points = on_simplex(score[source][labels == c], chosen)
-        at = _screen(points, np.full(len(points), lane))
+        at = _screen(points, lane, spread=0.12)
         axes.scatter(*at.T, s=16, c=colour(c), marker=marker(c), alpha=0.85, lw=0.3, edgecolors="w", zorder=3)
         if source == "etf":
-            mean = _screen(on_simplex(score["etf_means"][[c]], chosen), np.array([lane]))
-            row = _screen(on_simplex(score["etf_weights"][[c]], chosen), np.array([lane]))
-            origin = _screen(np.zeros((1, size - 1)), np.array([lane]))
+            mean = _screen(on_simplex(score["etf_means"][[c]], chosen), lane)
+            row = _screen(on_simplex(score["etf_weights"][[c]], chosen), lane)
+            origin = _screen(np.zeros((1, size - 1)), lane)
             axes.plot(*np.concatenate([origin, row]).T, color=INK, lw=1.1, zorder=4)
             axes.scatter(*mean.T, s=70, c=colour(c), marker=marker(c), lw=1.3, edgecolors=INK, zorder=5)
     if reach <= 2:
         for place, name in zip(corners, names, strict=True):
-            out = place / (np.linalg.norm(place) or 1)
+            out = np.array([0.0, 1.0]) if size == 2 else place / np.linalg.norm(place)
             axes.annotate(
                 plain(name, 12), place, 11 * out, textcoords="offset points", ha="center", va="center", fontsize=8
             )
@@ -96,12 +96,11 @@ def _simplex(
     axes.set_axis_off()
 
 
-def _screen(points: Array, lanes: Array) -> Array:
+def _screen(points: Array, lane: float, spread: float = 0.0) -> Array:
     """Screen position: a lane for each class on the segment, a turned view in space."""
     if points.shape[1] == 1:
         golden = (np.arange(len(points)) * 0.618033988749895) % 1 - 0.5
-        spread = golden * 0.12 if len(points) > 2 else 0.0
-        return np.column_stack([points[:, 0], -0.2 * lanes * (len(points) > 2) + spread])
+        return np.column_stack([points[:, 0], spread * golden - 0.2 * lane])
     return turned(points)[0] if points.shape[1] == 3 else points
 
 

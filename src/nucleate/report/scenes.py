@@ -135,6 +135,7 @@ def _tsne(points: Array) -> Array:
     model = TSNE(
         init=start * 1e-4 / max(float(start[:, 0].std()), 1e-12),
         perplexity=min(30.0, (len(points) - 1) / 3),
+        max_iter=500,
         random_state=0,
         n_jobs=1,
     )

@@ -33,6 +33,9 @@ function place(score, chosen, renormalise) {
   return corners[0].map((_, j) => weights.reduce((total, w, i) => total + w * corners[i][j], 0));
 }
 
+// Index whose jitter is 0: marks lie in the middle of their lane.
+const MIDDLE = 0.5 / 0.618033988749895;
+
 function jitter(i) {
   return ((i * 0.618033988749895) % 1) - 0.5;
 }
@@ -78,7 +81,7 @@ function simplexFigure(host, run, name) {
 
   function skeleton() {
     const corners = CORNERS[state.size];
-    const at = corners.map((c) => screen(state, c, 0, 0.5 / 0.618033988749895));
+    const at = corners.map((c) => screen(state, c, -0.8, MIDDLE));
     const lines = [];
     for (let i = 0; i < corners.length; i += 1) {
       for (let j = i + 1; j < corners.length; j += 1) {
@@ -93,8 +96,7 @@ function simplexFigure(host, run, name) {
     const labels = {
       x: at.map((p) => p[0] * (tight ? 1 : 1.04)), y: at.map((p) => p[1] * (tight ? 1 : 1.06)), mode: "markers+text",
       text: state.chosen.map((c) => (tight ? "" : esc(run.classes[c], 14))), hoverinfo: "skip", showlegend: false,
-      textposition: at.map((p, i) => (state.size === 2 ? (i ? "top right" : "top left").replace(/ .*/, " center")
-        : p[1] > 0 ? "top center" : "bottom center")),
+      textposition: at.map((p) => (p[1] > 0 ? "top center" : "bottom center")),
       marker: { symbol: "circle-open", size: tight ? 5 : 9, color: css("--ink"), line: { width: 1.5 } },
       textfont: { size: 13, color: css("--ink") }, cliponaxis: false,
     };
@@ -130,7 +132,7 @@ function simplexFigure(host, run, name) {
       name: esc(run.classes[c]), text: told, symbol: marker(c), colour: colour(c), size: 8, opacity: 0.85,
     })));
     if (name === "etf") traces.push(...directions(frame));
-    if (name === "logits" && range() > 2) traces.push(names(points));
+    if (name === "logits" && state.size > 2 && range() > 2) traces.push(names(points));
     const reach = range();
     const span = state.size === 4 ? [-0.86, 0.98] : name === "simplex" ? [-0.55, 0.88] : [-0.78, 1.04];
     plot(node, traces, {
@@ -139,7 +141,7 @@ function simplexFigure(host, run, name) {
       legend: { orientation: "h", x: 0.5, xanchor: "center", y: -0.02, yanchor: "top", font: { size: 12 }, itemsizing: "constant" },
       xaxis: { visible: false, range: [-reach, reach], fixedrange: state.size === 4 },
       yaxis: state.size === 2
-        ? { visible: false, range: [-0.62, 0.32], fixedrange: true }
+        ? { visible: false, range: [-0.42, 0.42], fixedrange: true }
         : { visible: false, range: span.map((s) => s * reach), scaleanchor: "x", fixedrange: state.size === 4 },
     }, `${source.what} of ${state.chosen.length} classes at epoch ${frame.epoch}, on a ${SHAPES[state.size]}`);
     node.classList.toggle("turn", state.size === 4);
@@ -153,12 +155,12 @@ function simplexFigure(host, run, name) {
       const own = points.filter((_, i) => run.labels[i] === c);
       const mean = CORNERS[state.size][0].map((_, j) => own.reduce((sum, p) => sum + p[j], 0) / own.length);
       const far = Math.hypot(...mean) || 1;
-      const outside = state.size === 2 ? mean : mean.map((m) => m * (1 + (0.13 * range()) / far));
-      return screen(state, outside, lane, 0.5 / 0.618033988749895);
+      const outside = mean.map((m) => m * (1 + (0.13 * range()) / far));
+      return screen(state, outside, lane, MIDDLE);
     });
     return {
       x: at.map((p) => p[0]), y: at.map((p) => p[1]), mode: "text", text: state.chosen.map((c) => `<b>${esc(run.classes[c], 14)}</b>`),
-      textposition: state.size === 2 ? "top center" : "middle center", hoverinfo: "skip", showlegend: false,
+      textposition: "middle center", hoverinfo: "skip", showlegend: false,
       textfont: { size: 13, color: css("--ink") }, cliponaxis: false,
     };
   }
@@ -167,9 +169,9 @@ function simplexFigure(host, run, name) {
     const neutral = css("--ink");
     const means = rows(frame.etf_means).map((s) => place(s, state.chosen, false));
     const weights = rows(frame.etf_weights).map((s) => place(s, state.chosen, false));
-    const origin = screen(state, CORNERS[state.size][0].map(() => 0), (state.size - 1) / 2, 0.5 / 0.618033988749895);
+    const origin = screen(state, CORNERS[state.size][0].map(() => 0), (state.size - 1) / 2, MIDDLE);
     const out = state.chosen.map((c, lane) => {
-      const tip = screen(state, weights[c], lane, 0.5 / 0.618033988749895);
+      const tip = screen(state, weights[c], lane, MIDDLE);
       return {
         x: [state.size === 2 ? 0 : origin[0], tip[0]], y: [state.size === 2 ? tip[1] : origin[1], tip[1]],
         mode: "lines+markers", name: "classifier row", legendgroup: "rows", showlegend: lane === 0,
@@ -178,7 +180,7 @@ function simplexFigure(host, run, name) {
         marker: { symbol: "arrow", angleref: "previous", size: [0, 12], color: neutral },
       };
     });
-    const at = state.chosen.map((c, lane) => screen(state, means[c], lane, 0.5 / 0.618033988749895));
+    const at = state.chosen.map((c, lane) => screen(state, means[c], lane, MIDDLE));
     out.push({
       x: at.map((p) => p[0]), y: at.map((p) => p[1]), mode: "markers", name: "class mean",
       text: state.chosen.map((c) => `mean of ${esc(run.classes[c], 40)}`), hovertemplate: "%{text}<extra></extra>",

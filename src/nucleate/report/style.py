@@ -94,13 +94,29 @@ def check_formats(formats: Iterable[str]) -> None:
 
 
 def plain(text: object, length: int = 22) -> str:
-    """Untrusted text as matplotlib shows it: one line, cut, its dollars not read as mathematics.
+    """Untrusted text as matplotlib shows it: one line, cut in the middle, its dollars not read as mathematics.
 
     >>> plain("costs $5, or $6")
     'costs \\\\$5, or \\\\$6'
     """
     line = " ".join(str(text).split())
-    return (line[: length - 1] + "…" if len(line) > length else line).replace("$", r"\$")
+    if len(line) > length:
+        keep = length - 1
+        line = f"{line[: (keep + 1) // 2]}…{line[len(line) - keep // 2 :]}"
+    return line.replace("$", r"\$")
+
+
+def distinct(names: Sequence[str], length: int) -> list[str]:
+    """Names cut for an axis; those that would look alike get their position in front.
+
+    >>> distinct(["block.0.attention", "block.1.attention", "head"], 12)
+    ['1: bloc…ion', '2: bloc…ion', 'head']
+    """
+    cut = [plain(name, length) for name in names]
+    return [
+        f"{i + 1}: {plain(name, length - 4)}" if cut.count(c) > 1 else c
+        for i, (name, c) in enumerate(zip(names, cut, strict=True))
+    ]
 
 
 def colour(index: int) -> str:
