@@ -27,10 +27,13 @@ class Case:
     dim: int
     classes: int
     target: float
+    spread: float = 0.3
+    """Within-class standard deviation; the class means have 1 along each axis."""
 
     @property
     def name(self) -> str:
-        return f"N={self.points:,} d={self.dim} C={self.classes}"
+        state = "collapsing" if self.spread < 1 else "scattered"
+        return f"N={self.points:,} d={self.dim} C={self.classes}, {state}"
 
     def flops(self) -> float:
         """Multiply-adds (times two) that exact NC1, NC4 and logits of every point need: project, compare, classify."""
@@ -106,11 +109,11 @@ def textbook(x: Tensor, y: Tensor, weight: Tensor, bias: Tensor) -> dict[str, fl
 
 
 def points(case: Case, *, seed: int = 0) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Classes half way into collapse, and a classifier near their means."""
+    """Classes around random means, and a classifier near these."""
     g = torch.Generator().manual_seed(seed)
     means = torch.randn(case.classes, case.dim, generator=g)
     y = torch.randint(case.classes, (case.points,), generator=g)
-    x = torch.empty(case.points, case.dim).normal_(generator=g).mul_(0.3)
+    x = torch.empty(case.points, case.dim).normal_(generator=g).mul_(case.spread)
     for part in torch.arange(case.points).split(BATCH):
         x[part] += means[y[part]]
     return x, y, means + 0.1 * torch.randn(means.shape, generator=g), torch.zeros(case.classes)
@@ -144,7 +147,12 @@ def main(argv: list[str] | None = None) -> int:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        cases = [Case(50_000, 512, 10, 7.0), Case(50_000, 2048, 1000, 3.5)]
+        cases = [
+            Case(50_000, 512, 10, 7.0),
+            Case(50_000, 2048, 1000, 3.5),
+            Case(50_000, 512, 10, 0.0, spread=10.0),
+            Case(50_000, 2048, 1000, 0.0, spread=10.0),
+        ]
         if options.quick:
             cases = [Case(2000, 128, 10, 0.0), Case(3000, 256, 100, 0.0)]
         flop_rate, byte_rate = machine_rates()
@@ -157,7 +165,7 @@ def main(argv: list[str] | None = None) -> int:
             x, y, w, b = points(case)
             ours, theirs = collapse(x, y, weight=w, bias=b, second_moment=False), textbook(x, y, w, b)
             for name, value in theirs.items():
-                if abs(getattr(ours, name) - value) > 2e-2 * abs(value) + 1e-4:
+                if abs(getattr(ours, name) - value) > 2e-2 * abs(value) + 1e-3:
                     raise SystemExit(
                         f"{case.name}: {name} is {getattr(ours, name)} here and {value} in the textbook form"
                     )
@@ -178,7 +186,13 @@ def main(argv: list[str] | None = None) -> int:
         print(
             "\nCPU seconds, fastest of the repeats, both in turns. The floor: every product once at the machine's rate,"
         )
-        print("and two reads of the features. VCI, which needs the d x d moment, is in neither.")
+        print(
+            "and two reads of the features; below 1 where short residuals spare products with all means and rows, as in"
+        )
+        print(
+            "the terminal phase they do. Scattered points are spared nothing and carry no target. VCI, which needs the"
+        )
+        print("d x d moment, is in neither.")
         return int(missed)
     finally:
         torch.set_num_threads(threads)

@@ -133,7 +133,7 @@ class Projection:
         tables = self._table(dtype)
         # Wide blocks keep a large product efficient; thin products are bound by memory, so their blocks stay in cache.
         width = tables.columns.shape[1]
-        rows = block_rows(self.dim + width, elements=1 << (19 if width <= SMALL else 22))
+        rows = block_rows(self.dim + width, elements=1 << (20 if width <= SMALL else 22))
         parts: list[tuple[Tensor, Tensor, Tensor | None, Tensor]] = []
         with fast_matmul(device):
             for start in range(0, len(features), rows):
@@ -314,18 +314,19 @@ class Projection:
 
 
 def _residuals(x: Tensor, y: Tensor, means: Tensor, rows: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Points minus their means, the lengths, and the products with their class's row, in blocks that stay in cache.
+    """Points minus their means, the lengths and, in blocks that stay in cache, the products with their class's row.
 
     Residuals of float32 points against float32 means are exact where the two are close (Sterbenz).
     """
+    if rows is None:
+        r = x - means.index_select(0, y)
+        return r, torch.linalg.vector_norm(r, dim=1), None
     r = torch.empty_like(x)
-    length = x.new_empty(len(x))
-    own = None if rows is None else x.new_empty(len(x))
+    length, own = x.new_empty(len(x)), x.new_empty(len(x))
     step = block_rows(x.shape[1])
     for start in range(0, len(x), step):
         part = slice(start, start + step)
         torch.sub(x[part], means.index_select(0, y[part]), out=r[part])
-        torch.linalg.vector_norm(r[part], dim=1, out=length[part])
-        if rows is not None and own is not None:
-            own[part] = torch.linalg.vecdot(r[part], rows.index_select(0, y[part]))
+        length[part] = torch.linalg.vector_norm(r[part], dim=1)
+        own[part] = torch.linalg.vecdot(r[part], rows.index_select(0, y[part]))
     return r, length, own
