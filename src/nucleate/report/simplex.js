@@ -94,7 +94,7 @@ function simplexFigure(host, run, name) {
     }
     const tight = range() > 2;
     const labels = {
-      x: at.map((p) => p[0] * (tight ? 1 : 1.04)), y: at.map((p) => p[1] * (tight ? 1 : 1.06)), mode: "markers+text",
+      x: at.map((p) => p[0]), y: at.map((p) => p[1]), mode: "markers+text",
       text: state.chosen.map((c) => (tight ? "" : esc(run.classes[c], 14))), hoverinfo: "skip", showlegend: false,
       textposition: at.map((p) => (p[1] > 0 ? "top center" : "bottom center")),
       marker: { symbol: "circle-open", size: tight ? 5 : 9, color: css("--ink"), line: { width: 1.5 } },
