@@ -16,9 +16,11 @@ def test_the_public_names() -> None:
         "NeuralCollapse",
         "cka",
         "collapse",
+        "empirical_ntk",
         "intrinsic_dimension",
         "neighbour_hit",
         "neighbours",
+        "ntk",
         "open_run",
         "simplex_etf",
     ]

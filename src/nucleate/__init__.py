@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from nucleate.geometry.neighbours import neighbours as neighbours
     from nucleate.geometry.similarity import cka as cka
     from nucleate.geometry.simplex import simplex_etf as simplex_etf
+    from nucleate.kernels.empirical import empirical_ntk as empirical_ntk
+    from nucleate.kernels.exact import ntk as ntk
     from nucleate.probes.metric import NeuralCollapse as NeuralCollapse
     from nucleate.runs.store import open_run as open_run
 
@@ -21,9 +23,11 @@ _HOMES = {
     "NeuralCollapse": "nucleate.probes.metric",
     "cka": "nucleate.geometry.similarity",
     "collapse": "nucleate.geometry.collapse",
+    "empirical_ntk": "nucleate.kernels.empirical",
     "intrinsic_dimension": "nucleate.geometry.dimension",
     "neighbour_hit": "nucleate.geometry.neighbours",
     "neighbours": "nucleate.geometry.neighbours",
+    "ntk": "nucleate.kernels.exact",
     "open_run": "nucleate.runs.store",
     "simplex_etf": "nucleate.geometry.simplex",
 }
