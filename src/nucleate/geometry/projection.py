@@ -44,6 +44,17 @@ class _Tables:
     """(C, C): logits of the class means."""
 
 
+class _Found:
+    """What is kept of the points of an update until all were seen: three float64 numbers and a flag each."""
+
+    def __init__(self, length: Tensor, inside: Tensor, own: Tensor | None, doubtful: Tensor) -> None:
+        self.length, self.inside, self.own, self.doubtful = length, inside, own, doubtful
+
+    def __getitem__(self, part: slice) -> _Found:
+        own = None if self.own is None else self.own[part]
+        return _Found(self.length[part], self.inside[part], own, self.doubtful[part])
+
+
 class Projection:
     """Exact trace NC1, NC4, nearest-mean accuracy and boundary distances of points that stream past known means.
 
@@ -134,57 +145,62 @@ class Projection:
         # Wide blocks keep a large product efficient; thin products are bound by memory, so their blocks stay in cache.
         width = tables.columns.shape[1]
         rows = block_rows(self.dim + width, elements=1 << (20 if width <= SMALL else 22))
-        parts: list[tuple[Tensor, Tensor, Tensor | None, Tensor]] = []
+        points = len(features)
+        # What outlives a block is allocated before the first: small results between the large temporaries of a block
+        # would keep their memory from being used again.
+        length, inside, own = self.means.new_empty(3, points).unbind()
+        found = _Found(
+            length,
+            inside,
+            None if self.weight is None else own,
+            torch.zeros(points, dtype=torch.bool, device=device),
+        )
+        buffer = tables.means.new_empty(min(rows, points), self.dim)
         with fast_matmul(device):
-            for start in range(0, len(features), rows):
-                stop = start + rows
-                x = features[start:stop].to(device, dtype)
-                z = None if logits is None else logits[start:stop].to(device)
-                parts.append(self._block(unit_rows(x) if self.unit else x, labels[start:stop], z, tables))
-        if not parts:
-            return
-        length, inside, own, doubtful = zip(*parts, strict=True)
+            for start in range(0, points, rows):
+                part = slice(start, start + rows)
+                x = features[part].to(device, dtype)
+                z = None if logits is None else logits[part].to(device)
+                self._block(unit_rows(x) if self.unit else x, labels[part], z, tables, buffer, found[part])
         ones = torch.ones_like(labels, dtype=torch.float64)
         self._add("count", labels, ones)
-        self._add("resid", labels, torch.cat(length).double().square())
-        self._add("square", labels, torch.cat(inside).double().square())
-        if own[0] is not None:
-            slack = torch.cat([t for t in own if t is not None]).double()
-            self._add("slack", labels, slack)
-            self._add("slack_sq", labels, slack.square())
+        self._add("resid", labels, found.length.square())
+        self._add("square", labels, found.inside.square())
+        if found.own is not None:
+            self._add("slack", labels, found.own)
+            self._add("slack_sq", labels, found.own.square())
         if logits is not None or tables.weight is not None:
             self._add("judged", labels, ones)
         # Points without doubt are nearest to their own mean.
-        self._add("correct", labels, ones)
-        left = torch.cat(doubtful)
-        self._add("correct", left, -torch.ones_like(left, dtype=torch.float64))
+        self._add("correct", labels, ~found.doubtful)
 
-    def _block(
-        self, x: Tensor, y: Tensor, logits: Tensor | None, t: _Tables
-    ) -> tuple[Tensor, Tensor, Tensor | None, Tensor]:
-        """Lengths of residuals and of T', slack at the own boundary, labels of the points that had to be compared."""
+    def _block(self, x: Tensor, y: Tensor, logits: Tensor | None, t: _Tables, buffer: Tensor, found: _Found) -> None:
+        """Lengths of residuals and of T', slack at the own boundary, and which points had to be compared."""
         rank = self.span.rank
         thin = t.columns.shape[1] <= SMALL
         by_rows = t.rows is not None and logits is None and t.columns.shape[1] == rank
-        r, length, own = _residuals(x, y, t.means, t.rows if by_rows else None)
+        r = _residuals(x, y, t.means, t.rows if by_rows else None, buffer, found)
         # A thin product is faster with the points along its long side.
         out = (t.columns.T @ r.T).T if thin else r @ t.columns
         inside = out[:, :rank]
-        if logits is not None and self.weight is not None:
-            own = logits.gather(1, y[:, None])[:, 0] - logits.mean(1, dtype=torch.float64) - self._level[y]
-        elif out.shape[1] > rank:
-            own = out[:, rank:-1].gather(1, y[:, None])[:, 0] - out[:, -1]
-        projected = torch.linalg.vector_norm(inside, dim=1)
+        if found.own is not None and logits is not None:
+            mean = logits.mean(1, dtype=torch.float64)
+            found.own.copy_(logits.gather(1, y[:, None])[:, 0] - mean - self._level[y])
+        elif found.own is not None and out.shape[1] > rank:
+            found.own.copy_(out[:, rank:-1].gather(1, y[:, None])[:, 0] - out[:, -1])
+        found.inside.copy_(torch.linalg.vector_norm(inside, dim=1))
         # By Cauchy and Schwarz, a short residual cannot reach another class's cell: in the terminal phase this spares
         # most points the products with all C means and classifier rows.
         far = y
         if logits is None:
-            index = (length >= t.radius.index_select(0, y)).nonzero()[:, 0]
+            index = (found.length >= t.radius.index_select(0, y)).nonzero()[:, 0]
+            found.doubtful[index] = True
             if len(index) < len(y):
                 inside, r, far = inside.index_select(0, index), r.index_select(0, index), y.index_select(0, index)
+        else:
+            found.doubtful.fill_(True)
         if len(far):
             self._compare(r, inside, far, logits, t)
-        return length, projected, own, far
 
     def _compare(self, r: Tensor, inside: Tensor, y: Tensor, logits: Tensor | None, t: _Tables) -> None:
         """Nearest mean and largest logit of points that may have left their class's cell."""
@@ -313,20 +329,22 @@ class Projection:
         return (self._level + off) / self._row_norms, variance.sqrt() / self._row_norms
 
 
-def _residuals(x: Tensor, y: Tensor, means: Tensor, rows: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Points minus their means, the lengths and, in blocks that stay in cache, the products with their class's row.
+def _residuals(x: Tensor, y: Tensor, means: Tensor, rows: Tensor | None, buffer: Tensor, found: _Found) -> Tensor:
+    """Points minus their means; finds the lengths and, in blocks that stay in cache, the products with their row.
 
     Residuals of float32 points against float32 means are exact where the two are close (Sterbenz).
     """
-    if rows is None:
-        r = x - means.index_select(0, y)
-        return r, torch.linalg.vector_norm(r, dim=1), None
-    r = torch.empty_like(x)
-    length, own = x.new_empty(len(x)), x.new_empty(len(x))
+    r = buffer[: len(x)]
+    if rows is None or found.own is None:
+        torch.index_select(means, 0, y, out=r)
+        torch.sub(x, r, out=r)
+        found.length.copy_(torch.linalg.vector_norm(r, dim=1))
+        return r
     step = block_rows(x.shape[1])
     for start in range(0, len(x), step):
         part = slice(start, start + step)
-        torch.sub(x[part], means.index_select(0, y[part]), out=r[part])
-        length[part] = torch.linalg.vector_norm(r[part], dim=1)
-        own[part] = torch.linalg.vecdot(r[part], rows.index_select(0, y[part]))
-    return r, length, own
+        torch.index_select(means, 0, y[part], out=r[part])
+        torch.sub(x[part], r[part], out=r[part])
+        found.length[part] = torch.linalg.vector_norm(r[part], dim=1)
+        found.own[part] = torch.linalg.vecdot(r[part], rows.index_select(0, y[part]))
+    return r
