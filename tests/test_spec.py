@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nucleate.recipes import RECIPES, recipe
+from nucleate.recipes.collapse import RECIPES, recipe
 from nucleate.spec import CollapseSpec, DataSpec, SpecError, TrainSpec, digest, from_dict, from_toml, to_dict, to_toml
 
 

@@ -9,9 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from nucleate.claims import CLAIMS, arms, listing, table, trial, try_claims
-from nucleate.claims.arms import ARMS
+from nucleate.claims import CLAIMS, listing, table, trial, try_claims
+from nucleate.claims.claim import Tier
 from nucleate.claims.evidence import Evidence
+from nucleate.claims.registry import ARMS
 from nucleate.cli import main
 from nucleate.spec import CollapseSpec, digest
 
@@ -45,7 +46,7 @@ def test_the_quick_tier_keeps_its_budget() -> None:
 
 
 @pytest.mark.parametrize("tier", ["quick", "full"])
-def test_arms_are_different_experiments(tier: arms.Tier) -> None:
+def test_arms_are_different_experiments(tier: Tier) -> None:
     assert len({digest(arm(tier)) for arm in ARMS.values()}) == len(ARMS)
 
 

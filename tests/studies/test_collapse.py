@@ -12,10 +12,11 @@ from pathlib import Path
 
 import numpy as np
 
-from nucleate.recipes import recipe
+from nucleate.recipes.collapse import recipe
 from nucleate.runs import Run, find_runs
 from nucleate.spec import CollapseSpec, MeasureSpec, ModelSpec, to_toml
-from nucleate.studies.collapse import measured_epochs, run, run_seeds
+from nucleate.studies.cells import run_specs
+from nucleate.studies.collapse import measured_epochs, run
 from nucleate.studies.tables import zero_to_end
 
 SCRIPT = """
@@ -93,8 +94,8 @@ def test_a_finished_run_is_not_run_again(tmp_path: Path) -> None:
 
 def test_processes_give_the_same_runs_as_one(tmp_path: Path) -> None:
     specs = [replace(short(3), seed=s) for s in (0, 1)]
-    serial = run_seeds(specs, root=tmp_path / "a", progress=False)
-    pooled = run_seeds(specs, root=tmp_path / "b", jobs=2, progress=False)
+    serial = run_specs(specs, root=tmp_path / "a", progress=False)
+    pooled = run_specs(specs, root=tmp_path / "b", jobs=2, progress=False)
     for a, b in zip(serial, pooled, strict=True):
         assert _rows(a) == _rows(b)
     assert _rows(serial[0]) != _rows(serial[1])

@@ -8,12 +8,12 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from nucleate.claims.arms import ARMS, SEEDS
+from nucleate.claims.arms import SEEDS
 from nucleate.claims.claim import Claim, Judgement, Tier
 from nucleate.claims.evidence import Evidence
-from nucleate.claims.registry import CLAIMS
+from nucleate.claims.registry import ARMS, CLAIMS
 from nucleate.runs import Run
-from nucleate.studies.collapse import run_seeds
+from nucleate.studies.cells import run_specs
 
 SIGN = {"holds": "+", "fails": "x", "inconclusive": "?"}
 
@@ -45,7 +45,7 @@ def try_claims(
     claims = chosen(ids)
     arms = list(dict.fromkeys(arm for claim in claims for arm in claim.arms))
     specs = [replace(ARMS[arm](tier), seed=seed) for arm in arms for seed in range(SEEDS[tier])]
-    runs = run_seeds(specs, root=root, data_root=data_root, jobs=jobs, progress=progress, label=f"claims, {tier}")
+    runs = run_specs(specs, root=root, data_root=data_root, jobs=jobs, progress=progress, label=f"claims, {tier}")
     by_arm = {arm: runs[i * SEEDS[tier] : (i + 1) * SEEDS[tier]] for i, arm in enumerate(arms)}
     seconds = {arm: sum(float(run.env.get("seconds", 0.0)) for run in members) for arm, members in by_arm.items()}
     judgements = [

@@ -5,8 +5,6 @@ from __future__ import annotations
 import inspect
 import platform
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -17,7 +15,7 @@ from nucleate.machine.tuning import as_dict, choose_tuning, replay_tuning, tuned
 from nucleate.models import build
 from nucleate.runs import Run, write_run
 from nucleate.runs.store import Writer
-from nucleate.runs.sweep import Tick, run_cells
+from nucleate.runs.sweep import Tick
 from nucleate.spec import CollapseSpec
 from nucleate.studies.snapshot import Snapshot
 from nucleate.training import Epoch, Training
@@ -26,33 +24,9 @@ CHECKPOINT_SECONDS = 20.0
 """A kill loses at most this much training, beside the epochs since the last measure."""
 
 
-@dataclass(frozen=True)
-class _Cell:
-    spec: CollapseSpec
-    root: Path
-    data_root: Path | None
-    threads: int | None
-
-
-def run_seeds(
-    specs: Sequence[CollapseSpec],
-    *,
-    root: Path,
-    data_root: Path | None = None,
-    jobs: int = 1,
-    progress: bool = True,
-    label: str = "",
-) -> list[Run]:
-    """Run several specs, `jobs` at a time; finished ones are opened, not run again."""
-    threads = None if jobs == 1 or len(specs) == 1 else 1
-    cells = [_Cell(spec, root, data_root, threads) for spec in specs]
-    sizes = [spec.train.epochs for spec in specs]
-    paths = run_cells(_work, cells, sizes=sizes, jobs=jobs, label=label or specs[0].recipe, progress=progress)
-    return [Run(path) for path in paths]
-
-
-def _work(cell: _Cell, tick: Tick) -> Path:
-    return run(cell.spec, root=cell.root, data_root=cell.data_root, threads=cell.threads, tick=tick).path
+def size(spec: CollapseSpec) -> int:
+    """Epochs: what the progress bar counts."""
+    return spec.train.epochs
 
 
 def run(

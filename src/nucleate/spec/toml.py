@@ -1,4 +1,4 @@
-"""What to run: frozen, keyword-only dataclasses, their hash, and TOML in and out. Never imports torch."""
+"""Specs to nested dicts, to TOML and to the digest that names a run, and back."""
 
 from __future__ import annotations
 
@@ -11,113 +11,11 @@ import tomllib
 import types
 import typing
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 SCHEMA_VERSION = 1
 """Part of every hash: a change in the meaning of a record or of a default raises it."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class DataSpec:
-    """Which points and labels a study sees."""
-
-    name: str = "digits"
-    """A source of `nucleate data list`, a path (IDX folder, parquet, .npz) or `package.module:function`."""
-    train_size: int | None = None
-    """Balanced subset of this many training points; all of them if none."""
-    test_size: int | None = None
-    """Balanced subset of this many held-out points; all of them if none."""
-    label_noise: float = 0.0
-    """Share of training labels that are replaced."""
-    noise_kind: Literal["symmetric", "asymmetric", "random"] = "symmetric"
-    """symmetric: by another class; asymmetric: by the next class; random: drawn from all classes."""
-    imbalance: float = 1.0
-    """Largest class count over the smallest; the counts fall geometrically with the class index."""
-    seed: int = 0
-    """Seed of the subset, the noise and of synthetic points (not of the training)."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class ModelSpec:
-    """Which network is trained."""
-
-    name: str = "mlp"
-    """mlp, convnet, resnet, or `package.module:function` (called with input_shape, num_classes)."""
-    width: int = 256
-    """Units of a hidden layer (mlp) or channels of the first stage (convnet, resnet)."""
-    depth: int = 3
-    """Hidden layers (mlp), convolutions (convnet) or residual blocks in each stage (resnet)."""
-    batchnorm: bool = False
-    """Batch normalisation after every hidden linear map or convolution."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrainSpec:
-    """How it is trained."""
-
-    loss: Literal["cross-entropy", "mse"] = "cross-entropy"
-    """Cross-entropy, or squared loss against one-hot targets."""
-    optimizer: Literal["sgd", "adam"] = "sgd"
-    """SGD with momentum 0.9, or Adam with coupled weight decay."""
-    lr: float = 0.1
-    """Largest learning rate."""
-    momentum: float = 0.9
-    """Momentum of SGD."""
-    weight_decay: float = 5e-4
-    """L2 penalty on every parameter."""
-    schedule: Literal["constant", "steps", "cosine"] = "steps"
-    """steps: divided by ten at one and at two thirds of the epochs (Papyan, Han, Donoho 2020)."""
-    epochs: int = 100
-    """Passes over the training set in all."""
-    batch_size: int = 128
-    """Points in a step; the last, partial batch is used too."""
-    error_floor: float = 0.0
-    """Training error that counts as zero; above 0 where labels conflict."""
-    precision: Literal["auto", "fp32"] = "auto"
-    """auto: the shortcuts that this machine's self-test found exact or harmless; fp32: none."""
-    threads: int | None = None
-    """Threads of the run; as many as cores if none. Part of what makes a resumed run equal."""
-    device: str = "cpu"
-    """cpu, cuda or cuda:N."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class MeasureSpec:
-    """What is measured, and how often."""
-
-    points: int = 15
-    """Log-spaced epochs at which everything is measured, beside the start, zero error and the end."""
-    layers: tuple[str, ...] = ()
-    """Names or glob patterns of modules; every layer with an output of its own if empty."""
-    convention: str = "papyan2020"
-    """Named convention of the collapse measures."""
-    k: int = 5
-    """Neighbours of chi."""
-    subsample: int = 2000
-    """Points on which neighbour measures are taken."""
-    picture: int = 400
-    """Training points whose outputs and projections are kept for the report."""
-    robustness: int = 500
-    """Held-out points on which attacks and corruptions are tried; 0 for none."""
-    epsilon: float = 0.1
-    """Largest change of an input (L-infinity, in units of the input's full range) of FGSM and PGD."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class CollapseSpec:
-    """Train into the terminal phase and measure every layer on the way."""
-
-    study: Literal["collapse"] = "collapse"
-    recipe: str = "digits-mlp"
-    seed: int = 0
-    """Seed of the initial weights and of the data order."""
-    data: DataSpec = field(default_factory=DataSpec)
-    model: ModelSpec = field(default_factory=ModelSpec)
-    train: TrainSpec = field(default_factory=TrainSpec)
-    measure: MeasureSpec = field(default_factory=MeasureSpec)
-
 
 Spec = TypeVar("Spec")
 
@@ -129,6 +27,7 @@ class SpecError(ValueError):
 def to_dict(spec: Any) -> dict[str, Any]:
     """Nested plain dict of a spec, tuples as lists, fields that are None left out.
 
+    >>> from nucleate.spec import DataSpec
     >>> to_dict(DataSpec(name="blobs"))["name"]
     'blobs'
     >>> "train_size" in to_dict(DataSpec())
@@ -150,6 +49,7 @@ def from_dict(kind: type[Spec], values: Mapping[str, Any], *, where: str = "") -
     Raises:
         SpecError: for an unknown field (with the nearest name) or a value of the wrong type.
 
+    >>> from nucleate.spec import TrainSpec
     >>> from_dict(TrainSpec, {"lr": 1}).lr
     1.0
     """
@@ -196,6 +96,7 @@ def _convert(hint: Any, value: Any, name: str) -> Any:
 def to_toml(spec: Any) -> str:
     """TOML text of a spec: its own fields first, then one table for each part.
 
+    >>> from nucleate.spec import CollapseSpec
     >>> print(to_toml(CollapseSpec()).splitlines()[0])
     study = "collapse"
     """
@@ -232,6 +133,7 @@ def from_toml(kind: type[Spec], path: Path) -> Spec:
 def digest(spec: Any, **content: str) -> str:
     """Twelve hexadecimal digits that name a run: of the spec, the schema version and the digests of what it reads.
 
+    >>> from nucleate.spec import CollapseSpec
     >>> digest(CollapseSpec(seed=0)) == digest(CollapseSpec(seed=1))
     False
     """

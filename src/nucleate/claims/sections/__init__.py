@@ -1,0 +1,1 @@
+"""One module a section of the subject: its experiments (ARMS), its judges, its CLAIMS."""

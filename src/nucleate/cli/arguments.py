@@ -1,0 +1,30 @@
+"""What all commands share: where runs go, and words before options."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import tyro
+
+RUNS = Path("runs")
+"""Where run folders are written unless told otherwise."""
+
+
+def parse(kind: type[Any], args: Sequence[str], prog: str, *, default: Any) -> Any:
+    """Options of a command, from its dataclass; a wrong one ends the process with exit code 2."""
+    return tyro.cli(kind, args=args, default=default, prog=prog)
+
+
+def positional(args: Sequence[str], default: str) -> tuple[str, list[str]]:
+    """Split off the first argument, if it is not an option."""
+    if args and not args[0].startswith("-"):
+        return args[0], list(args[1:])
+    return default, list(args)
+
+
+def positionals(args: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Split off all arguments before the first option."""
+    count = next((i for i, a in enumerate(args) if a.startswith("-")), len(args))
+    return list(args[:count]), list(args[count:])

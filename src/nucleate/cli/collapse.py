@@ -1,0 +1,57 @@
+"""nucleate collapse."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from nucleate.cli.arguments import RUNS, parse, positional
+from nucleate.recipes.collapse import RECIPES, recipe
+from nucleate.spec import CollapseSpec
+
+
+@dataclass(frozen=True, kw_only=True)
+class CollapseOptions:
+    """Train into the terminal phase, measure every layer on the way, write the run folder and its report."""
+
+    spec: Annotated[CollapseSpec, tyro.conf.arg(name="")] = field(default_factory=CollapseSpec)
+    seeds: tuple[int, ...] = ()
+    """One run for each of these seeds; `--seed` alone if empty."""
+    jobs: int = 1
+    """Processes among which the seeds are shared."""
+    out: Path = RUNS
+    """Folder that the run folders are written to."""
+    data_root: Path | None = None
+    """Folder of the data sets; NUCLEATE_DATA if none."""
+    report: bool = True
+    """Write the HTML report at the end."""
+
+
+def collapse(args: Sequence[str]) -> int:
+    """Train a recipe past zero error and watch its classes collapse."""
+    name, rest = positional(args, "digits-mlp")
+    if "--help" in rest or "-h" in rest:
+        print("recipes:\n" + "\n".join(f"  {k:22s} {v.__doc__}" for k, v in RECIPES.items()) + "\n")
+    options = parse(CollapseOptions, rest, f"nucleate collapse {name}", default=CollapseOptions(spec=recipe(name)))
+    spec = replace(options.spec, recipe=name)
+    seeds = options.seeds or (spec.seed,)
+
+    from nucleate.studies.cells import run_specs
+    from nucleate.studies.tables import zero_to_end
+
+    runs = run_specs(
+        [replace(spec, seed=s) for s in seeds], root=options.out, data_root=options.data_root, jobs=options.jobs
+    )
+    for run in runs:
+        print(zero_to_end(run))
+        print(f"run: {run.path}")
+    if options.report:
+        from nucleate.report import page
+
+        target = runs[0].path / "report.html" if len(runs) == 1 else options.out / f"{name}.html"
+        print(f"report: {page(runs, target)}")
+    return 0

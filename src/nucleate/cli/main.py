@@ -1,0 +1,61 @@
+"""The entry point: finds the command, turns a user's mistake into one line and exit code 2."""
+
+from __future__ import annotations
+
+import difflib
+import os
+import sys
+from collections.abc import Callable, Sequence
+
+from nucleate.cli.claims import claims
+from nucleate.cli.collapse import collapse
+from nucleate.cli.data import data
+from nucleate.cli.report import report
+
+COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
+    "collapse": collapse,
+    "claims": claims,
+    "report": report,
+    "data": data,
+}
+"""One module of this package a command; its docstring is its line in the help."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command; a user's mistake gives one line on stderr and exit code 2."""
+    args = list(sys.argv[1:] if argv is None else argv)
+    if not args or args[0] in ("-h", "--help"):
+        print(_help())
+        return 0 if args else 2
+    if args[0] == "--version":
+        from importlib.metadata import version
+
+        print(version("nucleate"))
+        return 0
+    try:
+        if args[0] not in COMMANDS:
+            near = difflib.get_close_matches(args[0], COMMANDS, n=1)
+            hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(COMMANDS)}"
+            raise ValueError(f"no command is named {args[0]!r}; {hint}")
+        return COMMANDS[args[0]](args[1:])
+    except KeyboardInterrupt:
+        print("nucleate: stopped; the same command goes on from the last checkpoint", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except (ValueError, OSError) as error:
+        print("nucleate: " + " ".join(str(error).split()), file=sys.stderr)
+        return 2
+
+
+def _help() -> str:
+    lines = [
+        "Measure how a network's classes collapse into a simplex, find the sparse network inside it,",
+        "and ship that one.",
+        "",
+        "usage: nucleate COMMAND [ARGUMENTS]   (nucleate COMMAND --help for its options)",
+        "",
+    ]
+    lines += [f"  {name:10s} {command.__doc__}" for name, command in COMMANDS.items()]
+    return "\n".join(lines)

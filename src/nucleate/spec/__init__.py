@@ -1,0 +1,14 @@
+"""What to run: frozen, keyword-only dataclasses, their hash, TOML in and out. Never imports torch."""
+
+from nucleate.spec.collapse import CollapseSpec as CollapseSpec
+from nucleate.spec.parts import DataSpec as DataSpec
+from nucleate.spec.parts import MeasureSpec as MeasureSpec
+from nucleate.spec.parts import ModelSpec as ModelSpec
+from nucleate.spec.parts import TrainSpec as TrainSpec
+from nucleate.spec.toml import SCHEMA_VERSION as SCHEMA_VERSION
+from nucleate.spec.toml import SpecError as SpecError
+from nucleate.spec.toml import digest as digest
+from nucleate.spec.toml import from_dict as from_dict
+from nucleate.spec.toml import from_toml as from_toml
+from nucleate.spec.toml import to_dict as to_dict
+from nucleate.spec.toml import to_toml as to_toml

@@ -1,0 +1,58 @@
+"""Specs of any study to finished runs: each spec is a cell, each cell a run folder."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from nucleate.runs import Run
+from nucleate.runs.sweep import Tick, run_cells
+
+STUDIES: dict[str, str] = {"collapse": "nucleate.studies.collapse"}
+"""A spec's `study` -> module with `run(spec, *, root, data_root, threads, tick) -> Run` and `size(spec) -> int`.
+
+`run` returns a finished run as it is, resumes a stopped one, and calls `tick(n)` as n of the spec's size are done.
+"""
+
+
+@dataclass(frozen=True)
+class _Cell:
+    spec: Any
+    root: Path
+    data_root: Path | None
+    threads: int | None
+
+
+def run_specs(
+    specs: Sequence[Any],
+    *,
+    root: Path,
+    data_root: Path | None = None,
+    jobs: int = 1,
+    progress: bool = True,
+    label: str = "",
+) -> list[Run]:
+    """Run several specs, `jobs` at a time; finished ones are opened, not run again.
+
+    Raises:
+        ValueError: for a spec, data or a folder that cannot be used.
+    """
+    threads = None if jobs == 1 or len(specs) == 1 else 1
+    cells = [_Cell(spec, root, data_root, threads) for spec in specs]
+    sizes = [_study(spec).size(spec) for spec in specs]
+    paths = run_cells(_work, cells, sizes=sizes, jobs=jobs, label=label or specs[0].recipe, progress=progress)
+    return [Run(path) for path in paths]
+
+
+def _work(cell: _Cell, tick: Tick) -> Path:
+    run: Run = _study(cell.spec).run(
+        cell.spec, root=cell.root, data_root=cell.data_root, threads=cell.threads, tick=tick
+    )
+    return run.path
+
+
+def _study(spec: Any) -> Any:
+    return import_module(STUDIES[spec.study])
