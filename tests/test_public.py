@@ -13,15 +13,20 @@ import nucleate as nu
 def test_the_public_names() -> None:
     assert nu.__all__ == [
         "Collapse",
+        "Masks",
         "NeuralCollapse",
         "cka",
         "collapse",
+        "coverage",
         "empirical_ntk",
         "intrinsic_dimension",
         "neighbour_hit",
         "neighbours",
         "ntk",
         "open_run",
+        "prune",
+        "scores",
+        "select",
         "simplex_etf",
     ]
     assert all(callable(getattr(nu, name)) for name in nu.__all__)

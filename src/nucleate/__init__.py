@@ -16,19 +16,29 @@ if TYPE_CHECKING:
     from nucleate.kernels.empirical import empirical_ntk as empirical_ntk
     from nucleate.kernels.exact import ntk as ntk
     from nucleate.probes.metric import NeuralCollapse as NeuralCollapse
+    from nucleate.pruning.coverage import coverage as coverage
+    from nucleate.pruning.masks import Masks as Masks
+    from nucleate.pruning.prune import prune as prune
+    from nucleate.pruning.scores import scores as scores
+    from nucleate.pruning.select import select as select
     from nucleate.runs.store import open_run as open_run
 
 _HOMES = {
     "Collapse": "nucleate.geometry.collapse",
+    "Masks": "nucleate.pruning.masks",
     "NeuralCollapse": "nucleate.probes.metric",
     "cka": "nucleate.geometry.similarity",
     "collapse": "nucleate.geometry.collapse",
+    "coverage": "nucleate.pruning.coverage",
     "empirical_ntk": "nucleate.kernels.empirical",
     "intrinsic_dimension": "nucleate.geometry.dimension",
     "neighbour_hit": "nucleate.geometry.neighbours",
     "neighbours": "nucleate.geometry.neighbours",
     "ntk": "nucleate.kernels.exact",
     "open_run": "nucleate.runs.store",
+    "prune": "nucleate.pruning.prune",
+    "scores": "nucleate.pruning.scores",
+    "select": "nucleate.pruning.select",
     "simplex_etf": "nucleate.geometry.simplex",
 }
 """Where each public name lives; torch is imported when the first one is used."""

@@ -1,0 +1,1 @@
+"""Decide which weights go: scores, selection, schedules, masks; nothing here trains."""

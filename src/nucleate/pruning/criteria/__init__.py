@@ -1,0 +1,1 @@
+"""The formulas: each takes a `Given` and returns one score tensor by parameter name; larger stays."""

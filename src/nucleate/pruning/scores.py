@@ -1,0 +1,182 @@
+"""What each weight is worth: one signature for every criterion."""
+
+from __future__ import annotations
+
+import difflib
+import random as python_random
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from nucleate.probes.tap import unwrap
+from nucleate.pruning.coverage import Coverage, Extra, coverage, parameters
+from nucleate.pruning.criteria import weights
+from nucleate.pruning.criteria.given import Batches, Given, Loss
+from nucleate.pruning.layout import Layout
+
+Criterion = Callable[[Given], Mapping[str, Tensor]]
+"""A score: tensors in the parameters' shapes (or one value an output), larger is worth more."""
+
+SCORES: dict[str, Criterion] = {
+    "random": weights.random,
+    "magnitude": weights.magnitude,
+}
+"""Every score that has a name."""
+
+
+class Scores(dict[str, Tensor]):
+    """Scores by parameter name; larger is worth more. A tensor has its parameter's shape, or one value an output."""
+
+    def __init__(
+        self,
+        scores: Mapping[str, Tensor],
+        *,
+        layout: dict[str, Layout],
+        coverage: Coverage | None = None,
+        masks: Mapping[str, Tensor] | None = None,
+        record: Mapping[str, Any] | None = None,
+        by_size: bool = False,
+    ) -> None:
+        super().__init__(scores)
+        self.layout = layout
+        """What the axes of each tensor mean."""
+        self.coverage = coverage
+        """What was prunable and what was not."""
+        self.masks = masks
+        """What earlier rounds left: everything else is out of the ranking."""
+        self.record = dict(record or {})
+        """Method, examples, mode and precision."""
+        self.by_size = by_size
+        """Whether |x| of the tensors is the score: spares a copy of the model."""
+
+
+def scores(
+    model: nn.Module,
+    method: str | Criterion,
+    batches: Batches | None = None,
+    loss: Loss | None = None,
+    *,
+    layers: str | re.Pattern[str] | Sequence[str | re.Pattern[str]] | None = None,
+    include: Sequence[Extra] = (),
+    masks: Mapping[str, Tensor] | None = None,
+    initial: Mapping[str, Tensor] | None = None,
+    seed: int = 0,
+) -> Scores:
+    """Score of every prunable weight; larger is worth more.
+
+    The model comes out as it went in: weights, buffers, gradients, modes and every random generator bit for bit.
+
+    Args:
+        model: any module; pruned weights, if any, are zero in it.
+        method: a name in `SCORES`, or a function of a `Given` that returns a tensor by parameter name.
+        batches: pairs (inputs, targets), for methods that need data.
+        loss: (output, targets) -> mean loss; cross-entropy if none.
+        layers, include: what is prunable, see `coverage`.
+        masks: what earlier rounds left; pruned entries stay out of the ranking.
+        initial: weights at initialisation by name, for methods that need them.
+        seed: for methods that draw.
+
+    Raises:
+        ValueError: for an unknown method (with the nearest names), missing data, weights or scores that are not
+            finite, or whatever `coverage` refuses.
+
+    >>> net = nn.Sequential(nn.Linear(2, 2, bias=False), nn.ReLU(), nn.Linear(2, 2))
+    >>> _ = net[0].weight.data.copy_(torch.tensor([[1.0, -3.0], [0.5, 2.0]]))
+    >>> scores(net, "magnitude")["0.weight"].tolist()
+    [[1.0, 3.0], [0.5, 2.0]]
+    >>> scores(net, lambda given: {name: -w for name, w in given.weights.items()})["0.weight"].tolist()
+    [[-1.0, 3.0], [-0.5, -2.0]]
+    """
+    criterion, name = find_score(method)
+    covered = coverage(model, layers=layers, include=include)
+    own = dict(parameters(model))
+    held = {n: own[n] for n in covered.layouts}
+    for n, w in held.items():
+        if not bool(torch.isfinite(w.detach()).all()):
+            raise ValueError(f"{n} holds NaN or infinity: there is nothing to rank")
+    given = Given(
+        unwrap(model),
+        held,
+        dict(covered.layouts),
+        batches,
+        loss or nn.functional.cross_entropy,
+        initial,
+        masks,
+        seed,
+    )
+    with untouched(given.model):
+        checked = _checked(criterion(given), given, name)
+    return Scores(
+        checked,
+        layout={n: given.layouts[n] for n in checked},
+        coverage=covered,
+        masks=masks,
+        record={"method": name, "seed": seed} | given.used,
+    )
+
+
+def find_score(method: str | Criterion) -> tuple[Criterion, str]:
+    """The function of a name or of itself, and its name.
+
+    Raises:
+        ValueError: for an unknown name, with the nearest.
+    """
+    if not isinstance(method, str):
+        return method, getattr(method, "__name__", type(method).__name__)
+    if method not in SCORES:
+        near = difflib.get_close_matches(method, SCORES, n=3, cutoff=0.5)
+        hint = f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(sorted(SCORES))}"
+        raise ValueError(f"no score is named {method!r}; {hint}")
+    return SCORES[method], method
+
+
+@contextmanager
+def untouched(model: nn.Module) -> Iterator[None]:
+    """Whatever happens inside, the model and all random generators are afterwards as they were.
+
+    Restores buffers, gradients, `requires_grad` and modes; parameters are watched by their version counter and
+    restored only if something wrote to them.
+    """
+    modes = {m: m.training for m in model.modules()}
+    flags = [(p, p.requires_grad, p.grad) for p in model.parameters()]
+    buffers = [(b, b.detach().clone()) for b in model.buffers()]
+    states = python_random.getstate(), np.random.get_state()  # noqa: NPY002
+    try:
+        with torch.random.fork_rng(devices=list(range(torch.cuda.device_count()))):
+            for p, _, _ in flags:
+                p.grad = None
+            yield
+    finally:
+        python_random.setstate(states[0])
+        np.random.set_state(states[1])  # noqa: NPY002
+        with torch.no_grad():
+            for b, before in buffers:
+                b.copy_(before)
+        for p, wanted, grad in flags:
+            p.requires_grad_(wanted)
+            p.grad = grad
+        for m, mode in modes.items():
+            m.training = mode
+
+
+def _checked(raw: Mapping[str, Tensor], given: Given, method: str) -> dict[str, Tensor]:
+    """One finite tensor a prunable parameter, in its shape or one value an output."""
+    unknown = [n for n in raw if n not in given.weights]
+    if unknown or not raw:
+        what = f"scores {unknown[0]!r}, which is not prunable" if unknown else "scores nothing"
+        raise ValueError(f"{method} {what}; prunable: {', '.join(list(given.weights)[:5])}")
+    out = {}
+    for n, s in raw.items():
+        layout = given.layouts[n]
+        s = s.detach()
+        if s.shape not in (given.weights[n].shape, (layout.outputs,)):
+            raise ValueError(f"{method} scores {n} with shape {tuple(s.shape)}, not {layout.shape}")
+        if not bool(torch.isfinite(s).all()):
+            raise ValueError(f"{method}: the score of {n} holds NaN or infinity")
+        out[n] = s
+    return out
