@@ -12,6 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, jacrev, vjp, vmap
 
+from nucleate.probes.tap import evaluating
+
 BLOCK = 1 << 26
 """Numbers that a block of points may hold: 512 MB in float64."""
 
@@ -54,7 +56,7 @@ def empirical_ntk(
     25.0
     """
     run, values = network(model, masks, dtype)
-    with _evaluating(model):
+    with evaluating(model):
         with torch.no_grad():
             outputs = run(values, x[:1].to(dtype)).shape[-1]
         if not (output in ("trace", "full") or (isinstance(output, int) and 0 <= output < outputs)):
@@ -85,7 +87,7 @@ def ntk_product(
     [[5.0], [7.0]]
     """
     run, values = network(model, masks, dtype)
-    with _evaluating(model):
+    with evaluating(model):
         pull = vjp(lambda p: run(p, x2.to(dtype)), values)[1]
         (direction,) = pull(vectors.to(dtype))
         return _push(run, values, x.to(dtype), direction)[1].detach()
@@ -113,7 +115,7 @@ class Linearised(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Outputs (N, C) of inputs (N, ...)."""
         moved = dict(zip(self._start, self.displacements, strict=True))
-        with _evaluating(self._model[0]):
+        with evaluating(self._model[0]):
             start, change = _push(self._run, self._start, x, moved)
         return start + change
 
@@ -262,15 +264,3 @@ def _push(run: Run, values: Parameters, x: Tensor, direction: Parameters) -> tup
     push = vjp(lambda u: pull(u)[0], torch.zeros_like(out))[1]
     change: Tensor = push(direction)[0]
     return out, change
-
-
-@contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
-    """Eval mode inside; every module's own mode afterwards."""
-    modes = {m: m.training for m in model.modules()}
-    model.eval()
-    try:
-        yield
-    finally:
-        for m, mode in modes.items():
-            m.training = mode
