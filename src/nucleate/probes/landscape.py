@@ -122,8 +122,9 @@ def margins(model: nn.Module, inputs: Tensor, labels: Tensor) -> Tensor:
     with evaluating(model):
         z = model(inputs).double()
     own = z.gather(1, labels[:, None])
-    other: Tensor = z.scatter(1, labels[:, None], -math.inf).max(1, keepdim=True).values
-    return (own - other).flatten()
+    other = z.scatter(1, labels[:, None], -math.inf).max(1, keepdim=True).values
+    gap: Tensor = (own - other).flatten()
+    return gap
 
 
 @torch.no_grad()
