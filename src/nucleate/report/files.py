@@ -10,6 +10,8 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
+from nucleate.report.charts import along_epochs, charted_sections
+from nucleate.report.charts.draw import section_figure
 from nucleate.report.curves import depth_figure, panels_figure, weights_figure
 from nucleate.report.gather import View, groups, views
 from nucleate.report.pictures import boundary_figure, layers_figure, simplex_figure
@@ -57,9 +59,14 @@ def figures(
 
 
 def _figures(found: Sequence[View], projection: Projection) -> Iterator[tuple[str, Figure]]:
+    for charted in charted_sections(found):
+        yield charted.id, section_figure(found, charted)
+    trained = along_epochs(found)
+    if not trained:
+        return
     for section, name in SHARED.items():
-        yield name, panels_figure(found, section)
-    firsts = [members[0] for members in groups(found).values()]
+        yield name, panels_figure(trained, section)
+    firsts = [members[0] for members in groups(trained).values()]
     for i, v in enumerate(firsts):
         end = f"-{i + 1}" if len(firsts) > 1 else ""
         drawn: dict[str, Callable[[], Figure]] = {

@@ -54,6 +54,11 @@ class View:
         return self.spec.get("seed", "")
 
     @property
+    def study(self) -> str:
+        """Study of the run, or an empty string."""
+        return str(self.spec.get("study", ""))
+
+    @property
     def zero(self) -> int | None:
         """First epoch of zero training error, if it was reached."""
         zero = self.env.get("zero_error_epoch", -1)

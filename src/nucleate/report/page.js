@@ -31,6 +31,7 @@ function mount() {
     const draws = [];
     host.start = () => {
       if (RUN_FIGURES[name]) draws.push(RUN_FIGURES[name](own, data.runs[selected]));
+      if (data.charts[name]) draws.push(chartsFigure(own, data.charts[name]));
       draws.push(panels(shared, name, name === "nc"));
       redraws.push(...draws);
       draws.forEach((draw) => draw());

@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 
 from nucleate.report.catalog import DEPTH_MEASURES, LABELS, PANELS
+from nucleate.report.charts import Section, along_epochs, charted_sections
+from nucleate.report.charts.chart import Chart, curves, grid
 from nucleate.report.gather import View, band, groups
 from nucleate.report.scenes import Array, Projection, flat, simplex_scores
 
@@ -23,12 +25,14 @@ MAX_PICTURES = 12
 
 def payload(found: Sequence[View], verdicts: Sequence[Mapping[str, Any]], projection: Projection) -> dict[str, Any]:
     """Everything that page.js draws."""
+    trained = along_epochs(found)
     return {
         "projection": projection,
         "labels": LABELS,
         "panels": [asdict(p) for p in PANELS],
-        "groups": [_group(label, members) for label, members in groups(found).items()],
-        "runs": [_run(v, projection) for v in pictured(found)],
+        "groups": [_group(label, members) for label, members in groups(trained).items()],
+        "runs": [_run(v, projection) for v in pictured(trained)],
+        "charts": {s.id: [_chart(found, s, c) for c in s.charts] for s in charted_sections(found)},
         "verdicts": [_plain(dict(v)) for v in verdicts],
     }
 
@@ -95,6 +99,28 @@ def _group(label: str, members: Sequence[View]) -> dict[str, Any]:
         "curves": curves,
         "why": why,
     }
+
+
+def _chart(found: Sequence[View], section: Section, chart: Chart) -> dict[str, Any]:
+    told = {"title": chart.title, "xLabel": chart.x_label, "yLabel": chart.y_label}
+    told |= {"logX": chart.log_x, "logY": chart.log_y, "reverseX": chart.reverse_x}  # type: ignore[dict-item]
+    missing = {"missing": f"no run holds {chart.metric} along {chart.x}"}
+    if chart.y:
+        xs, ys, values = grid(found, section.study, chart)
+        return told | ({"xs": xs, "ys": ys, "z": [rounded(row) for row in values]} if xs else missing)
+    drawn = [
+        {
+            "label": c.label,
+            "x": c.x,
+            "y": rounded(c.mean),
+            "low": rounded(c.low),
+            "high": rounded(c.high),
+            "n": c.seeds,
+            "main": not chart.main or c.label in chart.main,
+        }
+        for c in curves(found, section.study, chart)
+    ]
+    return told | ({"curves": drawn} if drawn else missing)
 
 
 def _run(v: View, projection: Projection) -> dict[str, Any]:

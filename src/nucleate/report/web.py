@@ -15,6 +15,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from nucleate.report.catalog import SECTIONS
+from nucleate.report.charts import along_epochs, charted_sections
 from nucleate.report.gather import View, groups, views
 from nucleate.report.payload import embed, payload, pictured
 from nucleate.report.scenes import Projection, check_projection
@@ -23,7 +24,7 @@ from nucleate.runs import Run
 from nucleate.runs.store import write_atomic
 
 HERE = Path(__file__).parent
-SCRIPTS = ("core.js", "simplex.js", "curves.js", "layers.js", "clauses.js", "page.js")
+SCRIPTS = ("core.js", "simplex.js", "curves.js", "layers.js", "charts.js", "clauses.js", "page.js")
 MARKS = {"holds": "✓", "fails": "✗", "inconclusive": "?"}
 READING = (
     "Pictures show a fixed, class-balanced subsample of the training points. Curves are means over seeds of one spec "
@@ -47,7 +48,8 @@ def page(
     """
     check_projection(projection)
     found = views(runs)
-    sections = {k: v for k, v in SECTIONS.items() if k != "verdicts" or verdicts}
+    trained = along_epochs(found)
+    sections = _sections(found, trained, verdicts)
     script = (
         "(() => {\n'use strict';\n" + "\n".join((HERE / name).read_text(encoding="utf-8") for name in SCRIPTS) + "})();"
     )
@@ -62,7 +64,7 @@ def page(
         policy=_policy(plotly, script),
         css=Markup((HERE / "page.css").read_text(encoding="utf-8")),
         sections=sections,
-        tables=[_table(label, members) for label, members in groups(found).items()],
+        tables=[_table(label, members) for label, members in groups(trained).items()],
         verdicts=[_card(v) for v in verdicts],
         runs=[_about(v) for v in found],
         reading=READING,
@@ -72,6 +74,16 @@ def page(
     )
     write_atomic(Path(out), text.encode("utf-8"))
     return Path(out)
+
+
+def _sections(
+    found: Sequence[View], trained: Sequence[View], verdicts: Sequence[Mapping[str, Any]]
+) -> dict[str, tuple[str, str]]:
+    """The page's sections in order: of trained networks, if there are any, and of the studies that have charts."""
+    always = {"about"} | ({"verdicts"} if verdicts else set())
+    own = {k: v for k, v in SECTIONS.items() if k in always or (trained and k != "verdicts")}
+    about = own.pop("about")
+    return own | {s.id: (s.title, s.caption) for s in charted_sections(found)} | {"about": about}
 
 
 @lru_cache(maxsize=1)

@@ -1,0 +1,24 @@
+"""Charts of studies whose axis is not the epoch (density, width, noise, ...): one module a study declares them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from nucleate.report.charts.chart import Chart as Chart
+from nucleate.report.charts.chart import Section as Section
+from nucleate.report.gather import View
+
+SECTIONS: tuple[Section, ...] = ()
+"""Sections of all studies, in the order of the page: add a study's own here."""
+
+
+def charted_sections(found: Sequence[View]) -> list[Section]:
+    """Sections of the studies that these runs belong to."""
+    studies = {v.study for v in found}
+    return [section for section in SECTIONS if section.study in studies]
+
+
+def along_epochs(found: Sequence[View]) -> list[View]:
+    """Runs of the other studies, which the sections of a network in training show."""
+    charted = {section.study for section in SECTIONS}
+    return [v for v in found if v.study not in charted]

@@ -1,0 +1,123 @@
+"""What a chart is, and the numbers it shows: records of many runs, gathered along one of their fields."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from nucleate.report.gather import View, interval
+
+
+@dataclass(frozen=True, kw_only=True)
+class Chart:
+    """A measure along a field of the records, one curve for each combination of other fields; or a heat map."""
+
+    title: str
+    metric: str
+    x: str
+    """Field of the records (or of the spec: "data.label_noise") along which the measure is drawn."""
+    x_label: str
+    y_label: str
+    by: tuple[str, ...] = ()
+    """Fields whose values tell the curves apart, in records or in the spec."""
+    y: str = ""
+    """Second field: the chart is then a heat map, the measure its colour."""
+    split: str = "test"
+    layer: str = ""
+    log_x: bool = False
+    log_y: bool = False
+    reverse_x: bool = False
+    """Largest first, as densities are read."""
+    main: tuple[str, ...] = ()
+    """Curves drawn from the start; all if empty."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Section:
+    """Charts of a study under one heading."""
+
+    id: str
+    study: str
+    title: str
+    caption: str
+    charts: tuple[Chart, ...]
+
+
+@dataclass
+class Curve:
+    """Mean over seeds at each x, with Student's 95 % interval; nan for one seed."""
+
+    label: str
+    x: list[Any] = field(default_factory=list)
+    mean: list[float] = field(default_factory=list)
+    low: list[float] = field(default_factory=list)
+    high: list[float] = field(default_factory=list)
+    seeds: list[int] = field(default_factory=list)
+
+
+def curves(found: Sequence[View], study: str, chart: Chart) -> list[Curve]:
+    """The chart's curves over all runs of its study; none if no run holds the measure.
+
+    A seed counts once at each x: its last record. Numbers along x are sorted, words keep their order.
+    """
+    table: dict[str, dict[Any, dict[Any, float]]] = {}
+    for v, row in _rows(found, study, chart):
+        x = look_up(v, row, chart.x)
+        label = ", ".join(str(look_up(v, row, name)) for name in chart.by) or chart.y_label
+        seed = row.get("seed", v.seed)
+        table.setdefault(label, {}).setdefault(x, {})[seed] = float(row["value"])
+    out = []
+    for label, points in table.items():
+        numeric = all(isinstance(x, int | float) for x in points)
+        curve = Curve(label)
+        for x in sorted(points) if numeric else points:
+            values = [value for value in points[x].values() if math.isfinite(value)]
+            if not values:
+                continue
+            low, mean, high = interval(values, log=chart.log_y)
+            curve.x.append(x)
+            curve.mean.append(mean)
+            curve.low.append(low)
+            curve.high.append(high)
+            curve.seeds.append(len(values))
+        if curve.x:
+            out.append(curve)
+    return out
+
+
+def grid(found: Sequence[View], study: str, chart: Chart) -> tuple[list[Any], list[Any], list[list[float]]]:
+    """X values, y values and the mean over seeds (y, x) of a heat map; nan where nothing was measured."""
+    cells: dict[tuple[Any, Any], dict[Any, float]] = {}
+    for v, row in _rows(found, study, chart):
+        at = look_up(v, row, chart.x), look_up(v, row, chart.y)
+        cells.setdefault(at, {})[row.get("seed", v.seed)] = float(row["value"])
+    xs, ys = (sorted({at[i] for at in cells}) for i in (0, 1))
+
+    def mean(x: Any, y: Any) -> float:
+        values = [value for value in cells.get((x, y), {}).values() if math.isfinite(value)]
+        return sum(values) / len(values) if values else math.nan
+
+    return xs, ys, [[mean(x, y) for x in xs] for y in ys]
+
+
+def look_up(v: View, row: dict[str, Any], name: str) -> Any:
+    """Field of a record, or of its run's spec by a dotted path; None if neither has it."""
+    if name in row:
+        return row[name]
+    value: Any = v.spec
+    for part in name.split("."):
+        value = value.get(part) if isinstance(value, dict) else None
+    return value
+
+
+def _rows(found: Sequence[View], study: str, chart: Chart) -> Iterator[tuple[View, dict[str, Any]]]:
+    wanted = {"metric": chart.metric, "split": chart.split, "layer": chart.layer}
+    for v in found:
+        if v.spec.get("study") != study:
+            continue
+        for row in v.run.records:
+            named = all(look_up(v, row, name) is not None for name in (chart.x, *filter(None, (chart.y,))))
+            if named and all(row.get(k, "") == value for k, value in wanted.items()):
+                yield v, row

@@ -1,0 +1,102 @@
+"""Charts as matplotlib figures."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator, NullLocator
+
+from nucleate.report.charts.chart import Chart, Section, curves, grid
+from nucleate.report.curves import missing
+from nucleate.report.gather import View
+from nucleate.report.style import DASHES, SOFT, Values, colour, marker, new_figure, plain
+
+
+def section_figure(found: Sequence[View], section: Section) -> Figure:
+    """All charts of a section, two in a row."""
+    columns = min(2, len(section.charts))
+    rows = math.ceil(len(section.charts) / columns)
+    figure = new_figure(5.2 * columns, 3.4 * rows + 0.3)
+    axes = figure.subplots(rows, columns, squeeze=False).ravel()
+    for ax, chart in zip(axes, section.charts, strict=False):
+        (_heat if chart.y else _curves)(figure, ax, found, section.study, chart)
+    for ax in axes[len(section.charts) :]:
+        ax.set_visible(False)
+    return figure
+
+
+def ticks(xs: Sequence[float]) -> list[float]:
+    """The values themselves where they are few, else about six of them, first and last kept.
+
+    >>> ticks([1, 2, 4]), len(ticks(list(range(40))))
+    ([1, 2, 4], 7)
+    """
+    if len(xs) <= 8:
+        return list(xs)
+    step = math.ceil((len(xs) - 1) / 6)
+    return list(dict.fromkeys([*xs[:-1:step], xs[-1]]))
+
+
+def _curves(figure: Figure, axes: Any, found: Sequence[View], study: str, chart: Chart) -> None:
+    drawn = curves(found, study, chart)
+    axes.set_title(chart.title)
+    if not drawn:
+        missing(axes, f"no run holds {chart.metric} along {chart.x}")
+        return
+    y = Values((v for c in drawn for v in c.mean), chart.log_y)
+    numeric = all(isinstance(x, int | float) for c in drawn for x in c.x)
+    names = list(dict.fromkeys(x for c in drawn for x in c.x))
+    for i, curve in enumerate(drawn):
+        at = curve.x if numeric else [names.index(x) for x in curve.x]
+        n = sorted(set(curve.seeds))
+        seeds = f"n = {n[0]}" if len(n) == 1 else f"n = {n[0]} to {n[-1]}"
+        label = f"{plain(curve.label, 40)} ({seeds})"
+        style = {"color": colour(i), "marker": marker(i), "ls": DASHES[(i // 7) % len(DASHES)]}
+        axes.plot(at, y.at(curve.mean), label=label, **style)
+        if np.isfinite(curve.low).any():
+            low = [max(v, 1e-300) if y.log else v for v in y.at(curve.low)]
+            axes.fill_between(at, low, y.at(curve.high), color=colour(i), alpha=0.15, lw=0)
+    _x_axis(axes, chart, names, numeric)
+    axes.set_ylabel(chart.y_label)
+    y.apply(axes)
+    axes.legend(loc="best", fontsize=7.5)
+    if any(math.isfinite(v) for c in drawn for v in c.low):
+        axes.annotate(
+            "bands: 95 % interval over seeds", (1, 1), (0, 3), xycoords="axes fraction", textcoords="offset points",
+            ha="right", fontsize=7, color=SOFT,
+        )  # fmt: skip
+
+
+def _x_axis(axes: Any, chart: Chart, names: Sequence[Any], numeric: bool) -> None:
+    axes.set_xlabel(chart.x_label)
+    if not numeric:
+        axes.set_xticks(range(len(names)), [plain(n, 18) for n in names], rotation=30, ha="right")
+        return
+    if chart.log_x and min(names) > 0:
+        axes.set_xscale("log")
+        shown = ticks(sorted(names))
+        axes.xaxis.set_major_locator(FixedLocator(shown))
+        axes.xaxis.set_minor_locator(NullLocator())
+        axes.set_xticklabels([f"{x:.4g}" for x in shown], rotation=30 if len(shown) > 5 else 0)
+    if chart.reverse_x:
+        axes.invert_xaxis()
+
+
+def _heat(figure: Figure, axes: Any, found: Sequence[View], study: str, chart: Chart) -> None:
+    xs, ys, values = grid(found, study, chart)
+    axes.set_title(chart.title)
+    if not xs:
+        missing(axes, f"no run holds {chart.metric} along {chart.x} and {chart.y}")
+        return
+    image = axes.imshow(np.array(values), cmap="cividis", origin="lower", aspect="auto")
+    axes.grid(False)
+    for at, names in ((axes.set_xticks, xs), (axes.set_yticks, ys)):
+        step = math.ceil(len(names) / 8)
+        at(range(0, len(names), step), [f"{n:.4g}" if isinstance(n, float) else str(n) for n in names[::step]])
+    axes.set_xlabel(chart.x_label)
+    axes.set_ylabel(chart.y_label)
+    figure.colorbar(image, ax=axes, fraction=0.05, pad=0.02).outline.set_visible(False)

@@ -1,0 +1,78 @@
+"""Charts of studies that sweep something other than epochs: the numbers, the page, the files."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+from scipy import stats
+
+from nucleate.report import charts, figures, page
+from nucleate.report.charts import Chart, Section
+from nucleate.report.charts.chart import curves, grid
+from nucleate.report.gather import views
+from nucleate.runs import find_runs
+
+ALONG = Chart(
+    title="Accuracy",
+    metric="accuracy",
+    x="density",
+    x_label="density",
+    y_label="accuracy",
+    by=("method",),
+    log_x=True,
+    reverse_x=True,
+)
+HEAT = Chart(title="Map", metric="accuracy", x="density", y="data.noise", x_label="density", y_label="noise")
+
+
+@pytest.fixture
+def sweep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Two seeds of two methods at three densities, one run a seed."""
+    section = Section(id="demo", study="demo", title="Demo", caption="A caption.", charts=(ALONG, HEAT))
+    monkeypatch.setattr(charts, "SECTIONS", (section,))
+    for seed in (0, 1):
+        folder = tmp_path / f"demo-{seed}"
+        folder.mkdir()
+        (folder / "spec.toml").write_text(f'study = "demo"\nrecipe = "r"\nseed = {seed}\n\n[data]\nnoise = 0.2\n')
+        (folder / "env.json").write_text("{}")
+        (folder / "DONE").touch()
+        rows = [
+            {
+                "seed": seed,
+                "metric": "accuracy",
+                "split": "test",
+                "layer": "",
+                "density": d,
+                "method": m,
+                "value": v + seed,
+            }
+            for m, base in (("snip", 1.0), ("<b>random</b>", 0.0))
+            for d, v in ((1.0, base + 3), (0.1, base + 1), (0.5, base + 2))
+        ]
+        (folder / "records.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+    return tmp_path
+
+
+def test_curves_are_means_over_seeds_with_students_interval(sweep: Path) -> None:
+    snip, other = curves(views(find_runs(sweep)), "demo", ALONG)
+    assert snip.label == "snip" and other.label == "<b>random</b>"
+    assert snip.x == [0.1, 0.5, 1.0] and snip.mean == [2.5, 3.5, 4.5] and snip.seeds == [2, 2, 2]
+    half = stats.t.ppf(0.975, 1) * math.sqrt(0.5) / math.sqrt(2)
+    assert snip.low[0] == pytest.approx(2.5 - half) and snip.high[0] == pytest.approx(2.5 + half)
+    assert curves(views(find_runs(sweep)), "another", ALONG) == []
+
+
+def test_a_heat_map_reads_the_spec_too(sweep: Path) -> None:
+    xs, ys, values = grid(views(find_runs(sweep)), "demo", HEAT)
+    assert xs == [0.1, 0.5, 1.0] and ys == [0.2] and values[0][2] == pytest.approx(3.5)
+
+
+def test_page_and_files(sweep: Path, tmp_path: Path) -> None:
+    text = page(find_runs(sweep), tmp_path / "page.html").read_text()
+    assert 'id="demo"' in text and "A caption." in text and 'id="etf"' not in text
+    assert "<b>random</b>" not in text
+    made = figures(find_runs(sweep), tmp_path / "figures", ("png",))
+    assert [p.name for p in made] == ["demo.png"] and made[0].stat().st_size > 10_000
