@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 import re
 from collections import Counter
@@ -14,6 +15,7 @@ from torch.nn.parameter import UninitializedParameter
 
 from nucleate.probes.tap import unwrap
 from nucleate.pruning.layout import Layout
+from nucleate.pruning.units import units
 
 Extra = Literal["bias", "norm", "output", "embedding"]
 EXTRAS: tuple[Extra, ...] = ("bias", "norm", "output", "embedding")
@@ -138,7 +140,8 @@ def coverage(
             for alias in aliases[1:]:
                 final[alias] = _with(rows[alias], "tied", f"the same tensor as {first}")
             if first in layouts:
-                layouts[first] = Layout(**{**vars(layouts[first]), "ties": tuple(aliases[1:])})
+                layouts[first] = dataclasses.replace(layouts[first], ties=tuple(aliases[1:]))
+    layouts = units(root, layouts)
     kept = {name: layouts[name] for name, row in final.items() if row.status == "prunable"}
     found = Coverage(tuple(final.values()), kept, output)
     if not kept:

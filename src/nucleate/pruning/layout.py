@@ -50,8 +50,8 @@ class Layout:
     ranking: Ranking = "all"
     ties: tuple[str, ...] = ()
     """Other names of the same tensor."""
-    bias: str | None = None
-    """Parameter that goes with an output as a whole."""
+    coupled: tuple[str, ...] = ()
+    """Vectors of one value an output that go with it: bias, scale and shift of the normalisation after it."""
     heads: Heads | None = None
     unit: str | None = None
     """Name of the units that go together across tensors: the hidden units of one MLP, say; its own outputs if none."""

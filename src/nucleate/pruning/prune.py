@@ -7,13 +7,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
-from nucleate.pruning.coverage import Coverage, Extra
+from nucleate.pruning.coverage import Coverage, Extra, parameters
 from nucleate.pruning.criteria.given import Batches, Loss
 from nucleate.pruning.masks import Masks
 from nucleate.pruning.scores import Criterion, Scores, scores
 from nucleate.pruning.select import check_density, select
+
+ROUNDS = {"synflow": 100, "path_counts": 100}
+"""Methods that empty layers unless they prune in rounds."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +44,7 @@ def prune(
     masks: Mapping[str, Tensor] | None = None,
     initial: Mapping[str, Tensor] | None = None,
     seed: int = 0,
+    rounds: int | None = None,
     allow_empty: bool = False,
 ) -> Pruning:
     """Score, select, and set the pruned weights to zero in place.
@@ -52,6 +57,8 @@ def prune(
         density: kept share of the prunable weights, in (0, 1].
         scope, shape, allow_empty: as `select`.
         masks: what earlier rounds left.
+        rounds: score, select and apply this often, keeping density^(k / rounds) after round k (relative to what
+            `masks` left); 100 for "synflow" and "path_counts", else 1, if none.
 
     Raises:
         ValueError: as `coverage`, `scores` and `select`; the model is then as it was.
@@ -62,21 +69,39 @@ def prune(
     (20, 20)
     """
     check_density(density)
-    found = scores(
-        model,
-        method,
-        batches,
-        loss,
-        layers=layers,
-        include=include,
-        masks=masks,
-        initial=initial,
-        seed=seed,
-    )
-    chosen = select(found, density, scope=scope, shape=shape, allow_empty=allow_empty)
-    chosen.apply(model)
+    count = rounds if rounds is not None else ROUNDS.get(method if isinstance(method, str) else "", 1)
+    if count < 1:
+        raise ValueError(f"rounds must be at least 1, not {rounds}")
+    start = 1.0 if masks is None else Masks(masks).density
+    before: dict[str, Tensor] = {}
+    left = masks
+    try:
+        for k in range(1, count + 1):
+            found = scores(
+                model,
+                method,
+                batches,
+                loss,
+                layers=layers,
+                include=include,
+                masks=left,
+                initial=initial,
+                seed=seed,
+                by_size=True,
+            )
+            now = density if k == count else start * (density / start) ** (k / count)
+            left = chosen = select(found, now, scope=scope, shape=shape, allow_empty=allow_empty)
+            if k < count and not before:
+                before = {name: w.detach().clone() for name, w in chosen.find(model).items()}
+            chosen.apply(model)
+    except ValueError:
+        with torch.no_grad():
+            for name, w in parameters(model):
+                if name in before:
+                    w.copy_(before[name])
+        raise
     assert found.coverage is not None
-    return Pruning(chosen, found.coverage, recorded(found, chosen, density, scope, shape))
+    return Pruning(chosen, found.coverage, recorded(found, chosen, density, scope, shape) | {"rounds": count})
 
 
 def recorded(

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from nucleate.probes.tap import unwrap
 from nucleate.pruning.coverage import Coverage, Extra, coverage, parameters
-from nucleate.pruning.criteria import weights
+from nucleate.pruning.criteria import activations, curvature, filters, gradients, synflow, weights
 from nucleate.pruning.criteria.given import Batches, Given, Loss
 from nucleate.pruning.layout import Layout
 
@@ -25,6 +25,40 @@ Criterion = Callable[[Given], Mapping[str, Tensor]]
 SCORES: dict[str, Criterion] = {
     "random": weights.random,
     "magnitude": weights.magnitude,
+    "large_final": weights.magnitude,
+    "lamp": weights.lamp,
+    "erk": weights.erk,
+    "large_init": weights.large_init,
+    "small_init": weights.small_init,
+    "small_final": weights.small_final,
+    "magnitude_increase": weights.magnitude_increase,
+    "distance": weights.distance,
+    "large_init_large_final": weights.large_init_large_final,
+    "small_init_small_final": weights.small_init_small_final,
+    "large_final_same_sign": weights.large_final_same_sign,
+    "large_final_diff_sign": weights.large_final_diff_sign,
+    "magnitude_increase_same_sign": weights.magnitude_increase_same_sign,
+    "magnitude_increase_diff_sign": weights.magnitude_increase_diff_sign,
+    "snip": gradients.snip,
+    "snip_batches": gradients.snip_batches,
+    "grasp": gradients.grasp,
+    "grasp_batches": gradients.grasp_batches,
+    "grasp_abs": gradients.grasp_abs,
+    "taylor": gradients.taylor,
+    "taylor_abs": gradients.taylor_abs,
+    "taylor_unit": gradients.taylor_unit,
+    "movement": gradients.movement,
+    "fisher": curvature.fisher,
+    "hutchinson": curvature.hutchinson,
+    "wanda": activations.wanda,
+    "apoz": activations.apoz,
+    "mean_activation": activations.mean_activation,
+    "l2_activation": activations.l2_activation,
+    "synflow": synflow.synflow,
+    "path_counts": synflow.path_counts,
+    "fpgm": filters.fpgm,
+    "bn_scale": filters.bn_scale,
+    "expected_bn": filters.expected_bn,
 }
 """Every score that has a name."""
 
@@ -66,6 +100,7 @@ def scores(
     masks: Mapping[str, Tensor] | None = None,
     initial: Mapping[str, Tensor] | None = None,
     seed: int = 0,
+    by_size: bool = False,
 ) -> Scores:
     """Score of every prunable weight; larger is worth more.
 
@@ -80,6 +115,8 @@ def scores(
         masks: what earlier rounds left; pruned entries stay out of the ranking.
         initial: weights at initialisation by name, for methods that need them.
         seed: for methods that draw.
+        by_size: let "magnitude" hold the weights themselves, to be ranked by size: no copy, but they must not change
+            before they are used.
 
     Raises:
         ValueError: for an unknown method (with the nearest names), missing data, weights or scores that are not
@@ -104,12 +141,17 @@ def scores(
         held,
         dict(covered.layouts),
         batches,
-        loss or nn.functional.cross_entropy,
+        loss or gradients.cross_entropy,
         initial,
         masks,
         seed,
     )
-    with untouched(given.model):
+    shared = by_size and criterion is weights.magnitude
+    if shared:
+        criterion = _as_they_are
+    with untouched(given.model, weights=not isinstance(method, str)):
+        # Dropout and shuffled loaders draw from the global generator, which is put back.
+        torch.manual_seed(seed)
         checked = _checked(criterion(given), given, name)
     return Scores(
         checked,
@@ -117,7 +159,12 @@ def scores(
         coverage=covered,
         masks=masks,
         record={"method": name, "seed": seed} | given.used,
+        by_size=shared,
     )
+
+
+def _as_they_are(given: Given) -> dict[str, Tensor]:
+    return {name: w.detach() for name, w in given.weights.items()}
 
 
 def find_score(method: str | Criterion) -> tuple[Criterion, str]:
@@ -136,15 +183,20 @@ def find_score(method: str | Criterion) -> tuple[Criterion, str]:
 
 
 @contextmanager
-def untouched(model: nn.Module) -> Iterator[None]:
-    """Whatever happens inside, the model and all random generators are afterwards as they were.
+def untouched(model: nn.Module, *, weights: bool = False) -> Iterator[None]:
+    """Whatever happens inside: buffers, gradients, `requires_grad`, modes and random generators are put back.
 
-    Restores buffers, gradients, `requires_grad` and modes; parameters are watched by their version counter and
-    restored only if something wrote to them.
+    Weights too if asked for, at the price of a copy; no score that has a name writes to them.
     """
     modes = {m: m.training for m in model.modules()}
     flags = [(p, p.requires_grad, p.grad) for p in model.parameters()]
-    buffers = [(b, b.detach().clone()) for b in model.buffers()]
+    copies = [(p, p.detach().clone()) for p in model.parameters()] if weights else []
+    buffers = [
+        (m._buffers, name, b, b.detach().clone())
+        for m in model.modules()
+        for name, b in m._buffers.items()
+        if b is not None
+    ]
     states = python_random.getstate(), np.random.get_state()  # noqa: NPY002
     try:
         with torch.random.fork_rng(devices=list(range(torch.cuda.device_count()))):
@@ -155,13 +207,16 @@ def untouched(model: nn.Module) -> Iterator[None]:
         python_random.setstate(states[0])
         np.random.set_state(states[1])  # noqa: NPY002
         with torch.no_grad():
-            for b, before in buffers:
+            for p, before in copies:
+                p.copy_(before)
+            for home, name, b, before in buffers:
+                home[name] = b
                 b.copy_(before)
         for p, wanted, grad in flags:
             p.requires_grad_(wanted)
             p.grad = grad
-        for m, mode in modes.items():
-            m.training = mode
+        for m, was in modes.items():
+            m.training = was
 
 
 def _checked(raw: Mapping[str, Tensor], given: Given, method: str) -> dict[str, Tensor]:
@@ -178,5 +233,8 @@ def _checked(raw: Mapping[str, Tensor], given: Given, method: str) -> dict[str, 
             raise ValueError(f"{method} scores {n} with shape {tuple(s.shape)}, not {layout.shape}")
         if not bool(torch.isfinite(s).all()):
             raise ValueError(f"{method}: the score of {n} holds NaN or infinity")
+        live = given.masks.get(n) if given.masks is not None and s.shape == layout.shape else None
+        if not bool((s if live is None else s * live).any()) and (live is None or bool(live.any())):
+            raise ValueError(f"{method}: every score of {n} is zero: the layer is dead, or nothing depends on it")
         out[n] = s
     return out

@@ -63,7 +63,7 @@ def select(
         found = _single(scores, layouts, density, scope, earlier, by_size)
     else:
         found = groups.select(scores, layouts, density, scope, shape, earlier)
-    if not allow_empty:
+    if not allow_empty and shape != "layer":
         _refuse_collapse(found, earlier, density, scope)
     return found
 

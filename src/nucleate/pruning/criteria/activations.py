@@ -1,0 +1,194 @@
+"""Scores from what layers receive or give: data without labels, forward only, eval mode, sums in float64."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from nucleate.probes.tap import listen
+from nucleate.pruning.criteria.given import Given, run
+from nucleate.pruning.layout import Layout
+
+_RELUS = (nn.functional.relu, torch.relu, torch.relu_, Tensor.relu, Tensor.relu_, nn.functional.relu_)
+_THROUGH = (nn.functional.batch_norm, torch.batch_norm, nn.functional.dropout)
+
+
+def wanda(given: Given) -> dict[str, Tensor]:
+    """|w_ij| ||x_j||, compared within each output (Sun et al. 2024).
+
+    ||x_j||^2 is the sum of squares of input j over all examples and positions: for convolutions over the positions at
+    which that kernel entry is used. Padding is left out where the inputs bring an `attention_mask`.
+    """
+    energies = input_energies(given)
+    out = {}
+    for name, w in given.weights.items():
+        out[name] = w.detach().double().abs() * energies[name].sqrt()
+        given.layouts[name] = given.layouts[name].with_ranking("output")
+    return out
+
+
+def apoz(given: Given) -> dict[str, Tensor]:
+    """Share of (example, position) pairs at which an output is above 0 after its ReLU: 1 - APoZ (Hu et al. 2016)."""
+    return _after_relu(given, lambda a: (a > 0).double().sum(1))
+
+
+def mean_activation(given: Given) -> dict[str, Tensor]:
+    """E|a| of an output after its ReLU, over examples and positions."""
+    return _after_relu(given, lambda a: a.double().abs().sum(1))
+
+
+def l2_activation(given: Given) -> dict[str, Tensor]:
+    """sqrt(E a^2) of an output after its ReLU, over examples and positions."""
+    return {name: s.sqrt() for name, s in _after_relu(given, lambda a: a.double().square().sum(1)).items()}
+
+
+def input_energies(given: Given) -> dict[str, Tensor]:
+    """Sum of squares of the input that meets each weight, in the shape of the weights, float64.
+
+    Raises:
+        ValueError: for layers whose input is never seen.
+    """
+    owners = {name: name.rpartition(".")[0] for name in given.weights}
+    modules = {owner: given.model.get_submodule(owner) for owner in owners.values()}
+    energies: dict[str, Tensor] = {}
+    keep: dict[str, Tensor | None] = {"tokens": None}
+
+    def receive(key: str, x: Tensor) -> None:
+        owner = "" if key == "input" else key.removeprefix("input:").partition("#")[0]
+        for name in (n for n, o in owners.items() if o == owner and not _hidden(n)):
+            new = energy(modules[owner], given.weights[name].detach(), given.layouts[name], x.detach(), keep["tokens"])
+            energies[name] = new if name not in energies else energies[name] + new
+
+    _eval(given)
+    with torch.no_grad(), listen(given.model, [f"input:{owner}" if owner else "input" for owner in modules], receive):
+        for inputs, _ in given.data():
+            keep["tokens"] = tokens(inputs)
+            run(given.model, inputs)
+    unseen = [name for name in given.weights if name not in energies]
+    if unseen:
+        raise ValueError(
+            f"the input of {', '.join(unseen[:3])} is never seen: its module is not run, or this weight meets "
+            "something else, as in recurrent layers and out_proj of MultiheadAttention; limit layers= to others"
+        )
+    return energies
+
+
+def _hidden(name: str) -> bool:
+    """Whether a weight meets something else than what its module receives first."""
+    return name.rpartition(".")[2].startswith(("weight_hh", "weight_ih", "k_proj_weight", "v_proj_weight"))
+
+
+def energy(module: nn.Module, w: Tensor, layout: Layout, x: Tensor, kept: Tensor | None = None) -> Tensor:
+    """Sum of squares of one batch of inputs, expanded to the weight's shape, float64.
+
+    Args:
+        kept: (N, T) positions to count; all if none.
+    """
+    if layout.kind == "embedding":
+        counts = torch.bincount((x if kept is None else x[kept]).flatten(), minlength=len(w)).double()
+        return counts[:, None].expand(w.shape)
+    if layout.kind in ("linear", "conv1d", "attention"):
+        rows = x[kept] if kept is not None and x.shape[:2] == kept.shape else x.flatten(0, -2)
+        square = rows.double().square().sum(0)
+        return layout.unrows(square.expand(layout.outputs, -1))
+    # Any convolution is linear in its weight: the derivative of the sum of its outputs for squared inputs is, at each
+    # weight, the sum of the squares that meet it, whatever stride, padding, dilation and groups are.
+    with torch.enable_grad():
+        ones = torch.zeros_like(w, dtype=torch.float64).requires_grad_(True)
+        x = x.double().square()
+        if isinstance(module, nn.modules.conv._ConvTransposeNd):
+            apply = (nn.functional.conv_transpose1d, nn.functional.conv_transpose2d, nn.functional.conv_transpose3d)
+            rest = module.stride, module.padding, module.output_padding, module.groups, module.dilation
+            total = apply[w.ndim - 3](x, ones, None, *rest).sum()  # type: ignore[arg-type]
+        else:
+            # The module's own call, without its hooks: padding modes are in there.
+            total = module._conv_forward(x, ones, None).sum()  # type: ignore[operator]
+        return torch.autograd.grad(total, ones)[0]
+
+
+def tokens(inputs: Any) -> Tensor | None:
+    """(N, T) mask of the positions that are not padding, where the inputs say so."""
+    mask = inputs.get("attention_mask") if isinstance(inputs, Mapping) else None
+    return mask.bool() if isinstance(mask, Tensor) and mask.ndim == 2 else None
+
+
+def _after_relu(given: Given, reduce: Callable[[Tensor], Tensor]) -> dict[str, Tensor]:
+    """Mean over examples and positions of what `reduce` sums over the second axis of (outputs, positions)."""
+    owners = {name.rpartition(".")[0]: name for name in given.weights}
+    sums: dict[str, Tensor] = {}
+    counts: dict[str, int] = {}
+
+    def rectified(name: str, a: Tensor) -> None:
+        layout = given.layouts[name]
+        axis = 1 if layout.kind in ("conv", "conv_transpose") and a.ndim > 2 else -1
+        units = a.detach().movedim(axis, 0).flatten(1)
+        sums[name] = sums.get(name, torch.zeros(1, device=a.device)) + reduce(units)
+        counts[name] = counts.get(name, 0) + units.shape[1]
+
+    _eval(given)
+    with torch.no_grad(), _following(given.model, owners, rectified) as following:
+        for inputs, _ in given.data():
+            following.clear()
+            run(given.model, inputs)
+    if not sums:
+        raise ValueError("no prunable layer is followed by a ReLU: this method has nothing to score")
+    given.used["unscored"] = [name for name in given.weights if name not in sums]
+    return {name: sums[name] / counts[name] for name in given.weights if name in sums}
+
+
+class _Following(TorchFunctionMode):
+    """Follows the outputs of layers through batch normalisation to their ReLU, module or function."""
+
+    def __init__(self, rectified: Callable[[str, Tensor], None]) -> None:
+        super().__init__()
+        self.rectified = rectified
+        self.names: dict[int, tuple[str, Tensor]] = {}
+
+    def clear(self) -> None:
+        self.names.clear()
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        if args and isinstance(args[0], Tensor) and id(args[0]) in self.names:
+            name = self.names[id(args[0])][0]
+            if func in _RELUS:
+                del self.names[id(args[0])]
+                self.rectified(name, out)
+            elif func in _THROUGH:
+                # The tensor is held so that its id is not used again.
+                self.names[id(out)] = (name, out)
+        return out
+
+
+@contextmanager
+def _following(
+    model: nn.Module, owners: Mapping[str, str], rectified: Callable[[str, Tensor], None]
+) -> Iterator[_Following]:
+    following = _Following(rectified)
+
+    def after(name: str) -> Callable[..., None]:
+        def hook(_: nn.Module, __: Any, out: Any) -> None:
+            if isinstance(out, Tensor):
+                following.names[id(out)] = (name, out)
+
+        return hook
+
+    handles = [model.get_submodule(owner).register_forward_hook(after(name)) for owner, name in owners.items() if owner]
+    try:
+        with following:
+            yield following
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _eval(given: Given) -> None:
+    given.model.eval()
+    given.used.update(
+        {"mode": "eval", "precision": str(next(iter(given.weights.values())).dtype).removeprefix("torch.")}
+    )
