@@ -113,3 +113,14 @@ def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
 def test_a_full_disk_is_one_error() -> None:
     with pytest.raises(RunError, match="cannot write"):
         write_atomic(Path("/dev/full/a"), b"x")
+
+
+def test_what_a_kill_left_half_written_is_swept(tmp_path: Path) -> None:
+    with write_run(tmp_path, CollapseSpec(), env={}) as writer:
+        writer.save_tensors("epoch-000001", {})
+        left = [writer.path / ".env.json.1.tmp", writer.path / "tensors" / ".epoch-000001.safetensors.1.tmp"]
+        for path in left:
+            path.write_bytes(b"half")
+    with write_run(tmp_path, CollapseSpec(), env={}) as writer:
+        assert not any(path.exists() for path in left)
+        assert writer.tensor_names == ["epoch-000001"]

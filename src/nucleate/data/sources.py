@@ -21,6 +21,7 @@ from nucleate.data.folders import DIGITS, data_root, read_file, read_folder, req
 from nucleate.data.functions import from_function
 from nucleate.data.noise import class_counts, flip_labels, subset
 from nucleate.data.synthetic import SYNTHETIC
+from nucleate.data.text import TEXTS, is_text, load_text
 from nucleate.functions import is_function_name
 from nucleate.spec import DataSpec
 
@@ -38,6 +39,8 @@ def load(spec: DataSpec, root: Path | None = None) -> Dataset:
     >>> data.train_inputs.shape, int(data.corrupted.sum())
     (torch.Size([100, 1, 8, 8]), 10)
     """
+    if is_text(spec.name):
+        return load_text(spec, root)
     for field in ("train_size", "test_size"):
         size = getattr(spec, field)
         if size is not None and size < 1:
@@ -140,6 +143,6 @@ def _source(spec: DataSpec, root: Path) -> Source:
     near = difflib.get_close_matches(spec.name, SOURCES, n=1)
     hint = f"did you mean {near[0]}? " if near else ""
     raise DataError(
-        f"no data source is named {spec.name!r}; {hint}There are {', '.join(SOURCES)}, a path to an IDX folder, "
-        "parquet or .npz, and package.module:function"
+        f"no data source is named {spec.name!r}; {hint}There are {', '.join((*SOURCES, *TEXTS))}, "
+        "a path to an IDX folder, parquet, .npz or .txt, and package.module:function"
     )

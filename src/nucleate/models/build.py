@@ -15,9 +15,15 @@ from nucleate.functions import find_function, is_function_name
 from nucleate.models.convnet import ConvNet
 from nucleate.models.mlp import MLP
 from nucleate.models.resnet import Block, ResNet
+from nucleate.models.transformer import Transformer, TransformerBlock
 from nucleate.spec import ModelSpec
 
-MODELS: dict[str, Callable[..., nn.Module]] = {"mlp": MLP, "convnet": ConvNet, "resnet": ResNet}
+MODELS: dict[str, Callable[..., nn.Module]] = {
+    "mlp": MLP,
+    "convnet": ConvNet,
+    "resnet": ResNet,
+    "transformer": Transformer,
+}
 """Every network that has a name: called with the input's channels (mlp: values), the classes and the spec's fields."""
 
 
@@ -46,7 +52,7 @@ def build(spec: ModelSpec, input_shape: tuple[int, ...], num_classes: int, *, ge
         raise ValueError(f"no model is named {spec.name!r}; {hint}")
     if spec.width < 1 or spec.depth < (0 if spec.name == "mlp" else 1):
         raise ValueError(f"model.width and model.depth must be at least 1, not {spec.width} and {spec.depth}")
-    if spec.name == "mlp":
+    if spec.name in ("mlp", "transformer"):
         inputs = math.prod(input_shape)
     elif len(input_shape) == 3:
         inputs = input_shape[0]
@@ -83,11 +89,26 @@ def initialise(model: nn.Module, generator: Generator) -> None:
             module.weight.normal_(0.0, math.sqrt(gain / fan_in), generator=generator)
             if module.bias is not None:
                 module.bias.zero_()
-        elif isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
+        elif isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d | nn.LayerNorm):
             module.reset_parameters()
+        elif isinstance(module, nn.Embedding):
+            module.weight.normal_(0.0, 0.02, generator=generator)
+    if isinstance(model, Transformer):
+        _as_gpt2(model, generator)
     blocks = [m for m in model.modules() if isinstance(m, Block) and isinstance(m.norm2, nn.Identity)]
     for block in blocks:
         block.conv2.weight.div_(math.sqrt(len(blocks)))
+
+
+def _as_gpt2(model: Transformer, generator: Generator) -> None:
+    """Linear maps with standard deviation 0.02, those into the residual stream over sqrt(2 L) (Radford et al. 2019)."""
+    for module in model.modules():
+        if isinstance(module, nn.Linear):
+            module.weight.normal_(0.0, 0.02, generator=generator)
+    for block in model.modules():
+        if isinstance(block, TransformerBlock):
+            for last in (block.attention.out, block.down):
+                last.weight.div_(math.sqrt(2 * len(model.blocks)))
 
 
 def _from_function(name: str, input_shape: tuple[int, ...], num_classes: int, generator: Generator) -> nn.Module:

@@ -227,6 +227,9 @@ def write_run(root: str | Path, spec: Any, *, env: Mapping[str, Any], **content:
                 f"another process is working on {path}; wait for it, or look with `nucleate report`"
             ) from None
         try:
+            # Whoever wrote these was killed: nobody else writes while the lock is held.
+            for left_over in path.rglob(".*.tmp"):
+                left_over.unlink()
             if not (path / "env.json").exists():
                 write_atomic(
                     path / "env.json", json.dumps({"format": FORMAT, **env}, indent=1, sort_keys=True).encode()

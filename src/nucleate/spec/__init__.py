@@ -1,6 +1,9 @@
 """What to run: frozen, keyword-only dataclasses, their hash, TOML in and out. Never imports torch."""
 
 from nucleate.spec.collapse import CollapseSpec as CollapseSpec
+from nucleate.spec.compare import CompareSpec as CompareSpec
+from nucleate.spec.compare import DenseSpec as DenseSpec
+from nucleate.spec.compare import PruneSpec as PruneSpec
 from nucleate.spec.parts import DataSpec as DataSpec
 from nucleate.spec.parts import MeasureSpec as MeasureSpec
 from nucleate.spec.parts import ModelSpec as ModelSpec

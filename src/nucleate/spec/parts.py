@@ -22,6 +22,8 @@ class DataSpec:
     """symmetric: by another class; asymmetric: by the next class; random: drawn from all classes."""
     imbalance: float = 1.0
     """Largest class count over the smallest; the counts fall geometrically with the class index."""
+    context: int = 64
+    """Bytes of a sequence, where the source is a text."""
     seed: int = 0
     """Seed of the subset, the noise and of synthetic points (not of the training)."""
 
@@ -31,11 +33,11 @@ class ModelSpec:
     """Which network is trained."""
 
     name: str = "mlp"
-    """mlp, convnet, resnet, or `package.module:function` (called with input_shape, num_classes)."""
+    """mlp, convnet, resnet, transformer, or `package.module:function` (called with input_shape, num_classes)."""
     width: int = 256
-    """Units of a hidden layer (mlp) or channels of the first stage (convnet, resnet)."""
+    """Units of a hidden layer (mlp, transformer) or channels of the first stage (convnet, resnet)."""
     depth: int = 3
-    """Hidden layers (mlp), convolutions (convnet) or residual blocks in each stage (resnet)."""
+    """Hidden layers (mlp), convolutions (convnet) residual blocks in each stage (resnet), blocks (transformer)."""
     batchnorm: bool = False
     """Batch normalisation after every hidden linear map or convolution."""
 

@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-import inspect
-import platform
 import time
 from pathlib import Path
 
-import torch
-from torch import nn
-
-from nucleate.data import Dataset, load
-from nucleate.machine.tuning import as_dict, choose_tuning, replay_tuning, tuned
-from nucleate.models import build
+from nucleate.data import Dataset
+from nucleate.machine.tuning import tuned
 from nucleate.runs import Run, write_run
 from nucleate.runs.store import Writer
 from nucleate.runs.sweep import Tick
 from nucleate.spec import CollapseSpec
+from nucleate.studies.setting import prepare
 from nucleate.studies.snapshot import Snapshot
 from nucleate.training import Epoch, Training
 
@@ -46,36 +41,14 @@ def run(
     Raises:
         ValueError: for a spec, data or a folder that cannot be used.
     """
-    data = load(spec.data, data_root)
-    content = {"data": data.digest, "source": _source(spec)}
-    generator = torch.Generator().manual_seed(spec.seed)
-    model = build(spec.model, data.input_shape, data.num_classes, generator=generator)
-    convolutional = any(isinstance(m, nn.Conv2d) for m in model.modules())
-    fresh = choose_tuning(
-        precision=spec.train.precision,
-        threads=spec.train.threads or threads,
-        convolutional=convolutional,
-        device=spec.train.device,
-    )
-    env = {
-        "tuning": as_dict(fresh),
-        "data": {"name": data.name, "digest": data.digest, "train": len(data.train_labels)},
-        "class_names": list(data.class_names),
-        "torch": torch.__version__,
-        "python": platform.python_version(),
-        "machine": platform.machine(),
-        "parameters": sum(p.numel() for p in model.parameters()),
-    }
-    with write_run(root, spec, env=env, **content) as writer:
+    setting = prepare(spec, data_root, threads)
+    with write_run(root, spec, env=setting.env, **setting.content) as writer:
         if writer.done:
             tick(spec.train.epochs)
             return Run(writer.path)
-        tuning = replay_tuning(writer.env["tuning"])
-        training = Training(
-            model, data.train_inputs, data.train_labels, data.num_classes, spec.train, tuning, seed=spec.seed
-        )
+        training = setting.training(writer)
         begun = time.monotonic()
-        _terminal_phase(writer, training, data, spec, tick)
+        _terminal_phase(writer, training, setting.data, spec, tick)
         writer.update_env(seconds=round(time.monotonic() - begun, 2))
         writer.finish()
         return Run(writer.path)
@@ -138,11 +111,3 @@ def _row(spec: CollapseSpec, epoch: Epoch, metric: str, value: float) -> dict[st
         "metric": metric,
         "value": value,
     }
-
-
-def _source(spec: CollapseSpec) -> str:
-    """Source text of the user's own functions, so that editing one makes a new run."""
-    from nucleate.functions import find_function
-
-    names = [name for name in (spec.data.name, spec.model.name) if ":" in name]
-    return "\n".join(inspect.getsource(inspect.getmodule(find_function(name)) or find_function(name)) for name in names)

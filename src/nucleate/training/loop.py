@@ -113,13 +113,13 @@ class Training:
 
     def fits(self) -> bool:
         """Training error in eval mode at or below the floor; stops at the first error too many."""
-        allowed = self.spec.error_floor * len(self.inputs)
+        allowed = self.spec.error_floor * self.labels.numel()
         errors = 0
         training = self.model.training
         self.model.eval()
         with torch.no_grad(), tuned(self.tuning):
             for inputs, labels in zip(self.inputs.split(EVAL_BATCH), self.labels.split(EVAL_BATCH), strict=True):
-                errors += int((self.model(inputs).argmax(1) != labels).sum())
+                errors += int((self.model(inputs).argmax(-1) != labels).sum())
                 if errors > allowed:
                     break
         self.model.train(training)
@@ -193,7 +193,10 @@ def batches(size: int, batch_size: int, *, seed: int, epoch: int) -> list[Tensor
 
 
 def loss_of(outputs: Tensor, labels: Tensor, kind: str, num_classes: int) -> Tensor:
-    """Mean cross-entropy, or squared error against one-hot targets averaged over points and classes (`nn.MSELoss`)."""
+    """Mean cross-entropy, or squared error against one-hot targets averaged over points and classes (`nn.MSELoss`).
+
+    Outputs (N, C) with labels (N,), or for sequences (N, T, C) with (N, T).
+    """
     if kind == "mse":
         return F.mse_loss(outputs, F.one_hot(labels, num_classes).to(outputs.dtype))
-    return F.cross_entropy(outputs, labels)
+    return F.cross_entropy(outputs.flatten(0, -2), labels.flatten())

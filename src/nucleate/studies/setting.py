@@ -1,0 +1,95 @@
+"""What every training study begins with: data, a fresh network, what to write down about them, a training."""
+
+from __future__ import annotations
+
+import inspect
+import platform
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import nn
+
+from nucleate.data import Dataset, load
+from nucleate.functions import find_function
+from nucleate.machine.tuning import as_dict, choose_tuning, replay_tuning
+from nucleate.models import build
+from nucleate.runs.store import Writer
+from nucleate.spec import DataSpec, ModelSpec, TrainSpec
+from nucleate.training import Training
+
+
+class TrainingSpec(Protocol):
+    """A spec with the parts that a training needs."""
+
+    @property
+    def seed(self) -> int: ...
+    @property
+    def data(self) -> DataSpec: ...
+    @property
+    def model(self) -> ModelSpec: ...
+    @property
+    def train(self) -> TrainSpec: ...
+
+
+@dataclass(frozen=True)
+class Setting:
+    """Data and network of a spec."""
+
+    spec: TrainingSpec
+    data: Dataset
+    model: nn.Module
+    """With initial weights drawn from the spec's seed."""
+    env: dict[str, Any]
+    """For env.json: the tuning chosen on this machine, data, versions."""
+    content: dict[str, str]
+    """Digests that name the run beside its spec: of the data and of the user's own source."""
+
+    def training(self, writer: Writer) -> Training:
+        """A training of the network, with the tuning that its run was begun with.
+
+        Raises:
+            ValueError: if this machine cannot follow that tuning.
+        """
+        return Training(
+            self.model,
+            self.data.train_inputs,
+            self.data.train_labels,
+            self.data.num_classes,
+            self.spec.train,
+            replay_tuning(writer.env["tuning"]),
+            seed=self.spec.seed,
+        )
+
+
+def prepare(spec: TrainingSpec, data_root: Path | None, threads: int | None) -> Setting:
+    """Load the data, draw the network and choose the tuning of a spec.
+
+    Raises:
+        ValueError: for data, a model or a device that cannot be used.
+    """
+    data = load(spec.data, data_root)
+    model = build(spec.model, data.input_shape, data.num_classes, generator=torch.Generator().manual_seed(spec.seed))
+    tuning = choose_tuning(
+        precision=spec.train.precision,
+        threads=spec.train.threads or threads,
+        convolutional=any(isinstance(m, nn.Conv2d) for m in model.modules()),
+        device=spec.train.device,
+    )
+    env = {
+        "tuning": as_dict(tuning),
+        "data": {"name": data.name, "digest": data.digest, "train": len(data.train_labels)},
+        "class_names": list(data.class_names),
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "machine": platform.machine(),
+        "parameters": sum(p.numel() for p in model.parameters()),
+    }
+    return Setting(spec, data, model, env, {"data": data.digest, "source": sources(spec.data.name, spec.model.name)})
+
+
+def sources(*names: str) -> str:
+    """Source text of the user's own functions among the names, so that editing one makes a new run."""
+    own = [name for name in names if ":" in name]
+    return "\n".join(inspect.getsource(inspect.getmodule(find_function(name)) or find_function(name)) for name in own)
