@@ -7,7 +7,7 @@ An epoch is a function of the state before it, the seed and its number, and of n
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any
@@ -53,6 +53,8 @@ class Training:
     spec: TrainSpec
     tuning: Tuning
     seed: int = 0
+    masks: Mapping[str, Tensor] | None = None
+    """By parameter name: 1 keeps a weight, 0 holds it at zero from before the first step."""
     epoch: int = 0
     step: int = 0
     started: bool = False
@@ -68,6 +70,11 @@ class Training:
         self.inputs = self.inputs.to(self.spec.device)
         self.labels = self.labels.to(self.spec.device)
         self.optimizer = make_optimizer(self.model, self.spec, fused=self.tuning.fused)
+        self._masked = [
+            (self.model.get_parameter(name), mask.to(self.model.get_parameter(name)))
+            for name, mask in (self.masks or {}).items()
+        ]
+        self._mask()
 
     def __iter__(self) -> Iterator[Epoch]:
         """Yield epoch 0 (unless resumed past it), then run and yield one epoch after another."""
@@ -92,10 +99,13 @@ class Training:
                     inputs = inputs.contiguous(memory_format=torch.channels_last)
                 with self._autocast():
                     outputs = self.model(inputs)
-                loss = loss_of(outputs.float(), labels, self.spec.loss, self.num_classes)
+                if self.tuning.bf16:
+                    outputs = outputs.float()
+                loss = loss_of(outputs, labels, self.spec.loss, self.num_classes)
                 self.optimizer.zero_grad(set_to_none=True)
                 loss.backward()
                 self.optimizer.step()
+                self._mask()
                 total += loss.detach() * len(labels)
                 self.step += 1
         self.epoch += 1
@@ -105,6 +115,11 @@ class Training:
                 f"the training loss became {mean} in epoch {self.epoch}: lower the learning rate ({self.spec.lr:g})"
             )
         return mean
+
+    @torch.no_grad()
+    def _mask(self) -> None:
+        for parameter, mask in self._masked:
+            parameter.mul_(mask)
 
     def _autocast(self) -> Any:
         if not self.tuning.bf16:
