@@ -15,6 +15,7 @@ def test_the_public_names() -> None:
         "Collapse",
         "Masks",
         "NeuralCollapse",
+        "Pruner",
         "cka",
         "collapse",
         "coverage",

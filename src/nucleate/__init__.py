@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from nucleate.pruning.coverage import coverage as coverage
     from nucleate.pruning.masks import Masks as Masks
     from nucleate.pruning.prune import prune as prune
+    from nucleate.pruning.pruner import Pruner as Pruner
     from nucleate.pruning.scores import scores as scores
     from nucleate.pruning.select import select as select
     from nucleate.runs.store import open_run as open_run
@@ -27,6 +28,7 @@ _HOMES = {
     "Collapse": "nucleate.geometry.collapse",
     "Masks": "nucleate.pruning.masks",
     "NeuralCollapse": "nucleate.probes.metric",
+    "Pruner": "nucleate.pruning.pruner",
     "cka": "nucleate.geometry.similarity",
     "collapse": "nucleate.geometry.collapse",
     "coverage": "nucleate.pruning.coverage",

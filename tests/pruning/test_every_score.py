@@ -15,6 +15,8 @@ from nucleate.pruning.prune import prune
 from nucleate.pruning.scores import SCORES, Scores, scores
 from nucleate.pruning.select import select
 
+DATA_FIRST = ("snip", "grasp", "hutchinson", "fisher", "wanda", "synflow")
+
 
 class Net(nn.Module):
     """A frozen layer, dropout, batch normalisation in mixed modes: all that scoring could disturb."""
@@ -126,6 +128,14 @@ def test_scores_are_finite_shaped_and_repeatable(method: str) -> None:
     again = score(method)[1]
     assert all(torch.equal(again[name], s) for name, s in found.items())
     assert found.record["method"] == method
+
+
+@pytest.mark.parametrize("method", DATA_FIRST)
+def test_gradients_are_taken_where_the_caller_has_turned_them_off(method: str) -> None:
+    net, batches, initial = setting()
+    with torch.no_grad():
+        found = scores(net, method, batches, initial=initial)
+    assert all(torch.equal(found[name], s) for name, s in score(method)[1].items())
 
 
 @pytest.mark.parametrize("method", SCORES)

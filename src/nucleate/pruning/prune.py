@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -68,8 +68,49 @@ def prune(
     >>> done.masks.kept, int((net[0].weight != 0).sum())
     (20, 20)
     """
+    return decided(
+        model,
+        method,
+        density,
+        agree=lambda found: found,
+        batches=batches,
+        loss=loss,
+        scope=scope,
+        shape=shape,
+        layers=layers,
+        include=include,
+        masks=masks,
+        initial=initial,
+        seed=seed,
+        rounds=rounds,
+        allow_empty=allow_empty,
+    )
+
+
+def decided(
+    model: nn.Module,
+    method: str | Criterion,
+    density: float,
+    *,
+    agree: Callable[[Masks], Masks],
+    batches: Batches | None,
+    loss: Loss | None,
+    scope: str | Mapping[str, float | int],
+    shape: str,
+    layers: str | re.Pattern[str] | Sequence[str | re.Pattern[str]] | None,
+    include: Sequence[Extra],
+    masks: Mapping[str, Tensor] | None,
+    initial: Mapping[str, Tensor] | None,
+    seed: int,
+    rounds: int | None,
+    allow_empty: bool,
+) -> Pruning:
+    """`prune`, with a say for others before masks are applied: processes must agree while all weights are there."""
     check_density(density)
-    count = rounds if rounds is not None else ROUNDS.get(method if isinstance(method, str) else "", 1)
+    # Patterns and given densities leave nothing to approach in steps.
+    stepwise = isinstance(scope, str) and ":" not in shape.removeprefix("block:")
+    usual = ROUNDS.get(method, 1) if isinstance(method, str) and stepwise else 1
+    count = rounds if rounds is not None else usual
     if count < 1:
         raise ValueError(f"rounds must be at least 1, not {rounds}")
     start = 1.0 if masks is None else Masks(masks).density
@@ -90,7 +131,7 @@ def prune(
                 by_size=True,
             )
             now = density if k == count else start * (density / start) ** (k / count)
-            left = chosen = select(found, now, scope=scope, shape=shape, allow_empty=allow_empty)
+            left = chosen = agree(select(found, now, scope=scope, shape=shape, allow_empty=allow_empty))
             if k < count and not before:
                 before = {name: w.detach().clone() for name, w in chosen.find(model).items()}
             chosen.apply(model)

@@ -149,7 +149,7 @@ def scores(
     shared = by_size and criterion is weights.magnitude
     if shared:
         criterion = _as_they_are
-    with untouched(given.model, weights=not isinstance(method, str)):
+    with untouched(given.model, weights=not isinstance(method, str)), torch.enable_grad():
         # Dropout and shuffled loaders draw from the global generator, which is put back.
         torch.manual_seed(seed)
         checked = _checked(criterion(given), given, name)
