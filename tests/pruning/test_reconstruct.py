@@ -66,7 +66,11 @@ def test_without_correlations_it_is_magnitude_and_repairs_nothing() -> None:
 
 
 def test_it_beats_magnitude_and_the_same_mask_unrepaired() -> None:
-    x, w = inputs(500, 40), weights(20, 40)
+    # Correlations as between neighbouring features; the order of columns matters when they are near singular.
+    generator = torch.Generator().manual_seed(0)
+    shared = torch.randn(500, 5, dtype=torch.float64, generator=generator)
+    spread = torch.randn(5, 40, dtype=torch.float64, generator=generator)
+    x, w = shared @ spread + torch.randn(500, 40, dtype=torch.float64, generator=generator), weights(20, 40)
     h = 2 * x.T @ x / len(x)
     done = sparsegpt(w, h, 0.5)
     magnitude = w * select({"w": w.abs()}, 0.5)["w"]
