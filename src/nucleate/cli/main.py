@@ -9,11 +9,13 @@ from collections.abc import Callable, Sequence
 
 from nucleate.cli.claims import claims
 from nucleate.cli.collapse import collapse
+from nucleate.cli.compare import compare
 from nucleate.cli.data import data
 from nucleate.cli.report import report
 
 COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "collapse": collapse,
+    "compare": compare,
     "claims": claims,
     "report": report,
     "data": data,

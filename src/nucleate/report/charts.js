@@ -18,7 +18,8 @@ function curveChart(node, chart) {
   const [bottom, top] = y.axis.type === "log" ? y.axis.range.map((r) => 10 ** r) : y.axis.range;
   const numeric = drawn.every((c) => c.x.every((x) => typeof x === "number"));
   const traces = [];
-  drawn.forEach((c, i) => {
+  drawn.forEach((c) => {
+    const i = c.tone;
     const tone = colour(i);
     const shared = { legendgroup: String(i), visible: c.main || "legendonly" };
     if (c.low.some((v) => v != null)) {

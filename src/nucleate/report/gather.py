@@ -163,7 +163,11 @@ def _labels(found: Sequence[View], keys: Sequence[str]) -> list[str]:
     labels = []
     for v, own, key in zip(found, flat, keys, strict=True):
         name = str(v.spec.get("recipe") or v.run.path.name)
-        rivals = [f for w, f, k in zip(found, flat, keys, strict=True) if k != key and w.spec.get("recipe") == name]
+        rivals = [
+            f
+            for w, f, k in zip(found, flat, keys, strict=True)
+            if k != key and w.spec.get("recipe") == name and w.study == v.study
+        ]
         told = [
             f"{field.rsplit('.', 1)[-1]} {value}"
             for field, value in own.items()

@@ -13,7 +13,7 @@ import numpy as np
 
 from nucleate.report.catalog import DEPTH_MEASURES, LABELS, PANELS
 from nucleate.report.charts import Section, along_epochs, charted_sections
-from nucleate.report.charts.chart import Chart, curves, grid
+from nucleate.report.charts.chart import Chart, curves, grid, labels
 from nucleate.report.gather import View, band, groups
 from nucleate.report.scenes import Array, Projection, flat, simplex_scores
 
@@ -102,6 +102,7 @@ def _group(label: str, members: Sequence[View]) -> dict[str, Any]:
 
 
 def _chart(found: Sequence[View], section: Section, chart: Chart) -> dict[str, Any]:
+    tones = labels(found, section)
     told = {"title": chart.title, "xLabel": chart.x_label, "yLabel": chart.y_label}
     told |= {"logX": chart.log_x, "logY": chart.log_y, "reverseX": chart.reverse_x}  # type: ignore[dict-item]
     missing = {"missing": f"no run holds {chart.metric} along {chart.x}"}
@@ -111,6 +112,7 @@ def _chart(found: Sequence[View], section: Section, chart: Chart) -> dict[str, A
     drawn = [
         {
             "label": c.label,
+            "tone": tones.index(c.label),
             "x": c.x,
             "y": rounded(c.mean),
             "low": rounded(c.low),

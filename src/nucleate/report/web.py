@@ -15,7 +15,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from nucleate.report.catalog import SECTIONS
-from nucleate.report.charts import along_epochs, charted_sections
+from nucleate.report.charts import PARENTS, along_epochs, charted_sections
 from nucleate.report.gather import View, groups, views
 from nucleate.report.payload import embed, payload, pictured
 from nucleate.report.scenes import Projection, check_projection
@@ -102,6 +102,9 @@ def _policy(*scripts: str) -> str:
 
 def _title(found: Sequence[View]) -> str:
     names = list(dict.fromkeys(v.group for v in found))
+    if len(names) > 3:
+        asked = dict.fromkeys(f"{v.study} {v.spec.get('recipe', '')}".strip() for v in found if v.study not in PARENTS)
+        return f"{len(names)} experiments: {'; '.join(asked)}"
     if len(names) == 1:
         return names[0] if len(found) > 1 else found[0].label
     return f"{len(names)} experiments: " + "; ".join(names)
@@ -130,9 +133,12 @@ def _progress(v: View) -> str:
 
 
 def _notices(found: Sequence[View]) -> list[str]:
-    drawn = len(pictured(found))
+    trained = along_epochs(found)
+    drawn = len(pictured(trained))
     told = (
-        [f"Pictures are of {drawn} of the {len(found)} runs; curves and tables of all."] if drawn < len(found) else []
+        [f"Pictures are of {drawn} of the {len(trained)} runs; curves and tables of all."]
+        if drawn < len(trained)
+        else []
     )
     return told + [
         f"{v.label} is not finished: what follows is what was measured until epoch {v.end if v.end is not None else 0}."

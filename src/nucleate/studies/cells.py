@@ -11,7 +11,11 @@ from typing import Any
 from nucleate.runs import Run
 from nucleate.runs.sweep import Tick, run_cells
 
-STUDIES: dict[str, str] = {"collapse": "nucleate.studies.collapse"}
+STUDIES: dict[str, str] = {
+    "collapse": "nucleate.studies.collapse",
+    "dense": "nucleate.studies.dense",
+    "compare": "nucleate.studies.compare",
+}
 """A spec's `study` -> module with `run(spec, *, root, data_root, threads, tick) -> Run` and `size(spec) -> int`.
 
 `run` returns a finished run as it is, resumes a stopped one, and calls `tick(n)` as n of the spec's size are done.

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import statistics
+from collections.abc import Sequence
 
 from nucleate.runs import Run
 
@@ -51,3 +53,23 @@ def zero_to_end(run: Run) -> str:
 
 def _number(value: float) -> str:
     return f"{value:12.4g}" if math.isfinite(value) else f"{'-':>12s}"
+
+
+def by_density(runs: Sequence[Run]) -> str:
+    """Held-out accuracy by method and density: mean over seeds, with the standard deviation of several."""
+    found: dict[str, dict[float, list[float]]] = {}
+    for run in runs:
+        for row in run.select(metric="accuracy", split="test", layer=""):
+            found.setdefault(row["method"], {}).setdefault(row["density"], []).append(row["value"])
+    densities = sorted({d for by in found.values() for d in by}, reverse=True)
+    lines = [f"{'held-out accuracy, %':22s}" + "".join(f"{d:>13.3g}" for d in densities)]
+    for method, by in found.items():
+        cells = []
+        for d in densities:
+            values = [100 * v for v in by.get(d, [])]
+            spread = f"±{statistics.stdev(values):.2f}" if len(values) > 1 else ""
+            cells.append(f"{statistics.mean(values):.2f}{spread}" if values else "-")
+        lines.append(f"{method:22s}" + "".join(f"{c:>13s}" for c in cells))
+    seeds = max((len(v) for by in found.values() for v in by.values()), default=0)
+    lines.append(f"kept share of the prunable weights above; {seeds} seeds, ± one standard deviation")
+    return "\n".join(lines)

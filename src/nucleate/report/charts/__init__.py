@@ -4,12 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from nucleate.report.charts import compare
 from nucleate.report.charts.chart import Chart as Chart
 from nucleate.report.charts.chart import Section as Section
 from nucleate.report.gather import View
 
-SECTIONS: tuple[Section, ...] = ()
+SECTIONS: tuple[Section, ...] = (*compare.SECTIONS,)
 """Sections of all studies, in the order of the page: add a study's own here."""
+
+
+PARENTS = frozenset({"dense"})
+"""Studies that only make what others start from: they are not drawn."""
 
 
 def charted_sections(found: Sequence[View]) -> list[Section]:
@@ -20,5 +25,5 @@ def charted_sections(found: Sequence[View]) -> list[Section]:
 
 def along_epochs(found: Sequence[View]) -> list[View]:
     """Runs of the other studies, which the sections of a network in training show."""
-    charted = {section.study for section in SECTIONS}
+    charted = {section.study for section in SECTIONS} | PARENTS
     return [v for v in found if v.study not in charted]

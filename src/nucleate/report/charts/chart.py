@@ -87,6 +87,12 @@ def curves(found: Sequence[View], study: str, chart: Chart) -> list[Curve]:
     return out
 
 
+def labels(found: Sequence[View], section: Section) -> list[str]:
+    """Labels of all curves of a section, so that one colour means one thing in all its charts."""
+    drawn = (curves(found, section.study, chart) for chart in section.charts if not chart.y)
+    return list(dict.fromkeys(curve.label for several in drawn for curve in several))
+
+
 def grid(found: Sequence[View], study: str, chart: Chart) -> tuple[list[Any], list[Any], list[list[float]]]:
     """X values, y values and the mean over seeds (y, x) of a heat map; nan where nothing was measured."""
     cells: dict[tuple[Any, Any], dict[Any, float]] = {}

@@ -10,7 +10,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, NullLocator
 
-from nucleate.report.charts.chart import Chart, Section, curves, grid
+from nucleate.report.charts.chart import Chart, Section, curves, grid, labels
 from nucleate.report.curves import missing
 from nucleate.report.gather import View
 from nucleate.report.style import DASHES, SOFT, Values, colour, marker, new_figure, plain
@@ -22,10 +22,17 @@ def section_figure(found: Sequence[View], section: Section) -> Figure:
     rows = math.ceil(len(section.charts) / columns)
     figure = new_figure(5.2 * columns, 3.4 * rows + 0.3)
     axes = figure.subplots(rows, columns, squeeze=False).ravel()
+    names = labels(found, section)
     for ax, chart in zip(axes, section.charts, strict=False):
-        (_heat if chart.y else _curves)(figure, ax, found, section.study, chart)
+        if chart.y:
+            _heat(figure, ax, found, section.study, chart)
+        else:
+            _curves(ax, found, section.study, chart, names)
     for ax in axes[len(section.charts) :]:
         ax.set_visible(False)
+    keys = {text: line for ax in axes for line, text in zip(*ax.get_legend_handles_labels(), strict=True)}
+    if keys:
+        figure.legend(list(keys.values()), list(keys), loc="outside lower left", ncols=min(4, len(keys)), fontsize=8)
     return figure
 
 
@@ -41,7 +48,7 @@ def ticks(xs: Sequence[float]) -> list[float]:
     return list(dict.fromkeys([*xs[:-1:step], xs[-1]]))
 
 
-def _curves(figure: Figure, axes: Any, found: Sequence[View], study: str, chart: Chart) -> None:
+def _curves(axes: Any, found: Sequence[View], study: str, chart: Chart, labelled: Sequence[str]) -> None:
     drawn = curves(found, study, chart)
     axes.set_title(chart.title)
     if not drawn:
@@ -50,7 +57,8 @@ def _curves(figure: Figure, axes: Any, found: Sequence[View], study: str, chart:
     y = Values((v for c in drawn for v in c.mean), chart.log_y)
     numeric = all(isinstance(x, int | float) for c in drawn for x in c.x)
     names = list(dict.fromkeys(x for c in drawn for x in c.x))
-    for i, curve in enumerate(drawn):
+    for curve in drawn:
+        i = labelled.index(curve.label)
         at = curve.x if numeric else [names.index(x) for x in curve.x]
         n = sorted(set(curve.seeds))
         seeds = f"n = {n[0]}" if len(n) == 1 else f"n = {n[0]} to {n[-1]}"
@@ -63,7 +71,6 @@ def _curves(figure: Figure, axes: Any, found: Sequence[View], study: str, chart:
     _x_axis(axes, chart, names, numeric)
     axes.set_ylabel(chart.y_label)
     y.apply(axes)
-    axes.legend(loc="best", fontsize=7.5)
     if any(math.isfinite(v) for c in drawn for v in c.low):
         axes.annotate(
             "bands: 95 % interval over seeds", (1, 1), (0, 3), xycoords="axes fraction", textcoords="offset points",

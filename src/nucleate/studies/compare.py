@@ -1,0 +1,272 @@
+"""Pruning methods compared: one method, one seed, several densities, after Blalock et al. 2020.
+
+The dense network of a seed is trained once and shared by all methods, so that they are compared on the same weights.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors.torch
+import torch
+
+from nucleate.functions import find_function, is_function_name
+from nucleate.machine.tuning import Tuning
+from nucleate.probes.macs import layer_macs, remaining_macs
+from nucleate.probes.robustness import correct, pgd
+from nucleate.pruning.masks import Masks
+from nucleate.pruning.prune import prune
+from nucleate.pruning.scores import Criterion, find_score
+from nucleate.pruning.select import check_density
+from nucleate.runs import Record, Run, write_run
+from nucleate.runs.store import Writer
+from nucleate.runs.sweep import Tick
+from nucleate.spec import CompareSpec, DenseSpec
+from nucleate.studies import dense
+from nucleate.studies.setting import Setting, prepare
+from nucleate.studies.snapshot import weight_histograms
+from nucleate.studies.testing import Tested, evaluate, few
+from nucleate.training import Training
+from nucleate.training.loop import loss_of
+
+DENSE = "dense"
+"""The method that prunes nothing: the control with the same further training."""
+SCORE_BATCH = 64
+
+
+def size(spec: CompareSpec) -> int:
+    """Levels, the dense network included: what the progress bar counts."""
+    return len(spec.densities) + 1
+
+
+def parent(spec: CompareSpec) -> DenseSpec:
+    """The dense training that a comparison starts from."""
+    return DenseSpec(recipe=spec.recipe, seed=spec.seed, data=spec.data, model=spec.model, train=spec.train)
+
+
+def run(
+    spec: CompareSpec,
+    *,
+    root: Path,
+    data_root: Path | None = None,
+    threads: int | None = None,
+    tick: Tick = lambda n: None,
+) -> Run:
+    """Prune the dense network of the spec's seed to each density, train on, and measure; level 0 is the dense network.
+
+    Each record names method and density asked for, and "kept", the density that came of it. Level by level is stored,
+    so a run that was stopped goes on with the next.
+
+    Raises:
+        ValueError: for a spec, data or a folder that cannot be used.
+    """
+    check(spec)
+    setting = prepare(spec, data_root, threads)
+    source = dense.run(parent(spec), root=root, data_root=data_root, threads=threads)
+    with write_run(root, spec, env=setting.env, **setting.content) as writer:
+        if writer.done:
+            tick(size(spec))
+            return Run(writer.path)
+        begun = time.monotonic()
+        Levels(setting, spec, writer, source).run(tick)
+        writer.update_env(seconds=round(time.monotonic() - begun, 2))
+        writer.finish()
+        return Run(writer.path)
+
+
+def check(spec: CompareSpec) -> None:
+    """Refuse densities that are none, or do not fall.
+
+    Raises:
+        ValueError: with the field and what it must be.
+    """
+    if not spec.densities:
+        raise ValueError("densities must name at least one kept share, as in --densities 0.5 0.2 0.1")
+    for density in spec.densities:
+        check_density(density)
+    if list(spec.densities) != sorted(set(spec.densities), reverse=True):
+        raise ValueError(f"densities must fall from one to the next, not {spec.densities}")
+    if spec.prune.epochs < 0 or spec.prune.examples < 1:
+        raise ValueError("prune.epochs must be at least 0 and prune.examples at least 1")
+
+
+def check_method(method: str) -> None:
+    """Refuse a method that is no score before anything is trained.
+
+    Raises:
+        ValueError: with the nearest names.
+    """
+    if method != DENSE:
+        criterion(method)
+
+
+def criterion(method: str) -> str | Criterion:
+    """A score's name, or the user's function that `package.module:function` names."""
+    if is_function_name(method):
+        return find_function(method)
+    find_score(method)
+    return method
+
+
+class Levels:
+    """The levels of one run."""
+
+    def __init__(self, setting: Setting, spec: CompareSpec, writer: Writer, source: Run) -> None:
+        self.setting, self.spec, self.writer, self.source = setting, spec, writer, source
+        self.model, self.data = setting.model, setting.data
+        self.tuning: Tuning = setting.training(writer).tuning
+        self.initial = dense.weights(source, "initial")
+        self.final = dense.weights(source, "final")
+        self.macs = layer_macs(self.model, self.data.train_inputs[:1].to(spec.train.device))
+        self.masks: Masks | None = None
+
+    def run(self, tick: Tick) -> None:
+        """All levels that are not stored yet."""
+        level = self._restore()
+        tick(level)
+        if level == 0:
+            self.model.load_state_dict(self.final)
+            self._store(0, 1.0, None, {})
+            tick(1)
+            level = 1
+        for i in range(level, len(self.spec.densities) + 1):
+            self._level(i, self.spec.densities[i - 1])
+            tick(1)
+
+    def _level(self, level: int, density: float) -> None:
+        how = self.spec.prune
+        if how.schedule == "one-shot" or level == 1:
+            self.model.load_state_dict(self.final)
+            self.masks = None
+        before = {}
+        if how.method != DENSE:
+            inputs, labels = few(self.data, how.examples, self.spec.seed)
+            device = self.spec.train.device
+            batches = [
+                (x.to(device), y.to(device))
+                for x, y in zip(inputs.split(SCORE_BATCH), labels.split(SCORE_BATCH), strict=True)
+            ]
+            done = prune(
+                self.model,
+                criterion(how.method),
+                density,
+                batches=batches,
+                loss=partial(loss_of, kind=self.spec.train.loss, num_classes=self.data.num_classes),
+                scope=how.scope,
+                shape=how.shape,
+                masks=self.masks,
+                initial=self.initial,
+                seed=self.spec.seed,
+            )
+            self.masks = done.masks
+            self.writer.update_env(**{"pruned": done.record})
+            before = {"accuracy_before_training": self._evaluate().values["test", "accuracy"]}
+        if how.epochs:
+            self._train_on()
+        self._store(level, density, self.masks, before)
+
+    def _train_on(self) -> None:
+        spec = replace(self.spec.train, epochs=self.spec.prune.epochs, lr=self.spec.prune.lr, schedule="constant")
+        training = Training(
+            self.model,
+            self.data.train_inputs,
+            self.data.train_labels,
+            self.data.num_classes,
+            spec,
+            self.tuning,
+            seed=self.spec.seed,
+            masks=self.masks,
+        )
+        for _ in training:
+            pass
+
+    def _evaluate(self) -> Tested:
+        return evaluate(self.model, self.data, self.tuning, loss=self.spec.train.loss)
+
+    def _store(self, level: int, density: float, masks: Masks | None, more: Mapping[str, float]) -> None:
+        """Measure, write records and tensors, and mark the level as done."""
+        tested = self._evaluate()
+        densities = {} if masks is None else masks.densities
+        parameters = sum(p.numel() for p in self.model.parameters())
+        # float32 for every parameter that is left, and one bit for each that could have gone.
+        size = 4 * parameters if masks is None else 4 * (parameters - masks.count + masks.kept) + masks.count / 8
+        values: dict[tuple[str, str], float] = {
+            **tested.values,
+            **{("test", name): value for name, value in more.items()},
+            ("", "macs"): remaining_macs(self.macs, densities),
+            ("", "speedup_in_theory"): sum(self.macs.values()) / max(remaining_macs(self.macs, densities), 1.0),
+            ("", "bytes"): float(size),
+            ("", "compression"): 4 * parameters / size,
+        }
+        arrays = {"test_correct": tested.correct, **weight_histograms(self.model)}
+        if self.spec.robustness and self.data.train_inputs.is_floating_point():
+            survived = self._attack()
+            values["test", "pgd_accuracy"] = float(survived.mean())
+            arrays["pgd_correct"] = survived
+        if masks is not None:
+            first = next(iter(masks.values()))
+            arrays["first_layer_kept"] = first.flatten(1).sum(0).cpu().numpy().astype(np.int32)
+        rows = [self._row(level, density, masks, "", s, m, v) for (s, m), v in values.items()]
+        rows += [self._row(level, density, masks, name, "", "density", v) for name, v in densities.items()]
+        self.writer.save_tensors(f"level-{level:02d}", arrays)
+        self.writer.append(rows)
+        self.writer.checkpoint(self._state(level + 1))
+
+    def _attack(self) -> np.ndarray[Any, Any]:
+        count = min(self.spec.robustness, len(self.data.test_labels))
+        x, y = (t[:count].to(self.spec.train.device) for t in (self.data.test_inputs, self.data.test_labels))
+        low, high = self.data.input_range
+        fooled = pgd(
+            self.model,
+            x,
+            y,
+            self.spec.epsilon * (high - low),
+            bounds=(low, high),
+            generator=torch.Generator().manual_seed(self.spec.seed),
+        )
+        return correct(self.model, fooled, y).cpu().numpy().astype(np.uint8)
+
+    def _row(
+        self, level: int, density: float, masks: Masks | None, layer: str, split: str, metric: str, value: float
+    ) -> Record:
+        how = self.spec.prune
+        return {
+            "study": self.spec.study,
+            "seed": self.spec.seed,
+            "step": 0,
+            "epoch": level,
+            "method": how.method,
+            "density": density,
+            "kept": 1.0 if masks is None else masks.density,
+            "layer": layer,
+            "split": split,
+            "metric": metric,
+            "value": value,
+        }
+
+    def _state(self, level: int) -> bytes:
+        tensors = {f"model.{k}": v.detach().cpu().contiguous() for k, v in self.model.state_dict().items()}
+        tensors |= {f"mask.{k}": v.cpu().contiguous() for k, v in (self.masks or {}).items()}
+        coupled = sorted(self.masks.coupled) if self.masks is not None else []
+        return safetensors.torch.save(tensors, {"notes": json.dumps({"level": level, "coupled": coupled})})
+
+    def _restore(self) -> int:
+        """Load what the last level left; returns the level that comes next."""
+        state = self.writer.restore()
+        if state is None:
+            return 0
+        header = json.loads(state[8 : 8 + int.from_bytes(state[:8], "little")])
+        notes = json.loads(header["__metadata__"]["notes"])
+        tensors = safetensors.torch.load(state)
+        self.model.load_state_dict({k[6:]: v for k, v in tensors.items() if k.startswith("model.")})
+        masks = {k[5:]: v for k, v in tensors.items() if k.startswith("mask.")}
+        self.masks = Masks(masks, coupled=frozenset(notes["coupled"])) if masks else None
+        level: int = notes["level"]
+        return level

@@ -1,0 +1,63 @@
+"""How a network does: loss and accuracy on both splits, calibration, and which held-out points it gets right."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from nucleate.data import Dataset
+from nucleate.machine.tuning import Tuning, tuned
+from nucleate.probes.calibration import expected_calibration_error
+from nucleate.probes.tap import evaluating
+from nucleate.training.loop import loss_of
+
+BATCH = 1024
+
+
+@dataclass(frozen=True)
+class Tested:
+    """Values by (split, metric), and what single held-out points gave."""
+
+    values: dict[tuple[str, str], float]
+    correct: np.ndarray[Any, Any]
+    """(points,) of the held-out split: 1 where the largest output is the label; for sequences the share of them."""
+
+
+@torch.no_grad()
+def evaluate(model: nn.Module, data: Dataset, tuning: Tuning, *, loss: str) -> Tested:
+    """Loss, accuracy and calibration error in eval mode and float32.
+
+    Sequences count by position: accuracy is the share of bytes that are right, the loss is in nats a byte.
+    """
+    values: dict[tuple[str, str], float] = {}
+    right = torch.empty(0)
+    device = next(model.parameters()).device
+    splits = {"train": (data.train_inputs, data.train_labels), "test": (data.test_inputs, data.test_labels)}
+    with evaluating(model), tuned(tuning):
+        for split, (inputs, labels) in splits.items():
+            outputs, target = [], labels.to(device)
+            total = 0.0
+            size = BATCH if labels.ndim == 1 else max(1, BATCH // labels.shape[1])
+            hits = []
+            for x, y in zip(inputs.split(size), target.split(size), strict=True):
+                z = model(x.to(device)).float()
+                total += float(loss_of(z, y, loss, data.num_classes)) * len(y)
+                hits.append((z.argmax(-1) == y).float())
+                if split == "test" and labels.ndim == 1:
+                    outputs.append(z)
+            right = torch.cat(hits)
+            values[split, "loss"] = total / len(labels)
+            values[split, "accuracy"] = float(right.double().mean())
+        if outputs:
+            values["test", "ece"] = expected_calibration_error(torch.cat(outputs).softmax(1), target)
+    return Tested(values, (right if right.ndim == 1 else right.mean(1)).cpu().numpy())
+
+
+def few(data: Dataset, count: int, seed: int) -> tuple[Tensor, Tensor]:
+    """`count` training points drawn with a seed: what scores are taken on."""
+    index = torch.randperm(len(data.train_labels), generator=torch.Generator().manual_seed(seed))[:count]
+    return data.train_inputs[index], data.train_labels[index]
