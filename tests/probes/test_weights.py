@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import nn
 
-from nucleate.probes.weights import gini, initial_scales, near_zero_share, weights_gini
+from nucleate.geometry.dimension import stable_rank
+from nucleate.probes.weights import gini, initial_scales, near_zero_share, weight_spectra, weights_gini
 
 
 def normal_net(seed: int = 0) -> nn.Sequential:
@@ -43,7 +44,36 @@ def test_both_rise_when_small_weights_are_zeroed() -> None:
     assert after[1] > before[1] + 0.2
 
 
+def test_spectra_of_known_singular_values_and_of_kernels() -> None:
+    net = nn.Sequential(nn.Conv2d(3, 5, 2), nn.Linear(7, 4))
+    generator = torch.Generator().manual_seed(0)
+    u, v = (torch.linalg.qr(torch.randn(n, n, dtype=torch.float64, generator=generator)).Q for n in (5, 12))
+    values = torch.tensor([9.0, 4.0, 1.0, 0.5, 0.0], dtype=torch.float64)
+    net[0].weight.data = ((u * values) @ v[:5]).reshape(5, 3, 2, 2).float()
+    found = weight_spectra(net)
+    assert list(found) == ["0.weight", "1.weight"]
+    conv, linear = found["0.weight"], found["1.weight"]
+    torch.testing.assert_close(conv.singular_values, values, atol=1e-6, rtol=1e-6)
+    assert conv.shape == (5, 12) and conv.norm == pytest.approx(9)
+    assert conv.stable_rank == pytest.approx((81 + 16 + 1 + 0.25) / 81)
+    assert linear.stable_rank == pytest.approx(stable_rank(net[1].weight.detach()))
+
+
+def test_normal_weights_fill_the_marchenko_pastur_band() -> None:
+    found = weight_spectra(normal_net())["3.weight"]
+    s = found.singular_values / 0.1
+    assert float(s[0]) == pytest.approx(math.sqrt(200) + math.sqrt(300), rel=0.03)
+    assert float(s[-1]) == pytest.approx(math.sqrt(300) - math.sqrt(200), rel=0.1)
+    # |W|_F^2 = m n v against (sqrt m + sqrt n)^2 v.
+    assert found.stable_rank == pytest.approx(200 * 300 / (math.sqrt(200) + math.sqrt(300)) ** 2, rel=0.06)
+
+
 def test_what_cannot_be_measured_is_refused() -> None:
+    with pytest.raises(ValueError, match="NaN"):
+        weight_spectra(nn.Linear(2, 2).apply(lambda m: m.weight.data.fill_(math.nan)))
+    with pytest.raises(ValueError, match="no weight matrix"):
+        weight_spectra(nn.ReLU())
+    assert math.isnan(weight_spectra(nn.Linear(2, 2).apply(lambda m: m.weight.data.zero_()))["weight"].stable_rank)
     with pytest.raises(ValueError, match="no initial scale for 0"):
         near_zero_share(nn.Sequential(nn.Linear(2, 2)), {})
     with pytest.raises(ValueError, match="no weight matrix"):

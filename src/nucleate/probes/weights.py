@@ -1,8 +1,9 @@
-"""How the weights are distributed: near zero or far from it, evenly or not."""
+"""How the weights are distributed: near zero or far from it, evenly or not, over few directions or many."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -70,3 +71,53 @@ def gini(values: Tensor) -> float:
 def weights_gini(model: nn.Module, scales: Mapping[str, float]) -> float:
     """Gini coefficient of all weights' sizes, each in units of its layer's initial scale."""
     return gini(torch.cat([w.flatten().double() / (scales[name] or 1.0) for name, w in matrices(model).items()]))
+
+
+@dataclass(frozen=True, eq=False)
+class WeightSpectrum:
+    """Singular values of one weight matrix, or of a kernel read as outputs x (inputs * positions)."""
+
+    singular_values: Tensor
+    """(min(m, n),), float64, largest first."""
+    shape: tuple[int, int]
+    """(m, n)"""
+
+    @property
+    def stable_rank(self) -> float:
+        """|W|_F^2 / |W|_2^2 in [1, min(m, n)]; nan for the zero matrix."""
+        squares = self.singular_values.square()
+        return float(squares.sum() / squares[0])
+
+    @property
+    def norm(self) -> float:
+        """Spectral norm |W|_2."""
+        return float(self.singular_values[0])
+
+
+@torch.no_grad()
+def weight_spectra(model: nn.Module) -> dict[str, WeightSpectrum]:
+    """Singular values of every weight matrix and kernel, by parameter name.
+
+    A kernel (outputs, inputs, ...) is flattened to outputs x rest: the map from patches to channels, not the spectrum
+    of the whole convolution. Independent entries of variance v fill sqrt(v) (sqrt(n) +- sqrt(m)) for large m <= n
+    (Marchenko, Pastur 1967).
+
+    Raises:
+        ValueError: if the model has no weight matrix, or one is empty or not finite.
+
+    >>> layer = nn.Linear(2, 2, bias=False)
+    >>> _ = layer.weight.data.copy_(torch.tensor([[3.0, 0.0], [0.0, 4.0]]))
+    >>> found = weight_spectra(layer)["weight"]
+    >>> found.singular_values.tolist(), found.stable_rank
+    ([4.0, 3.0], 1.5625)
+    """
+    found = matrices(model)
+    if not found:
+        raise ValueError("the model has no weight matrix")
+    spectra = {}
+    for name, w in found.items():
+        a = w.flatten(1).double()
+        if not a.numel() or not bool(torch.isfinite(a).all()):
+            raise ValueError(f"the weights of {name} are empty, or hold NaN or infinity")
+        spectra[name] = WeightSpectrum(torch.linalg.svdvals(a), (a.shape[0], a.shape[1]))
+    return spectra

@@ -20,8 +20,9 @@ from nucleate.geometry.neighbours import neighbour_hit
 from nucleate.geometry.simplex import nearest_etf, simplex_etf
 from nucleate.geometry.softmax import vertex_distance
 from nucleate.probes.calibration import expected_calibration_error
+from nucleate.probes.corruptions import corruption_accuracy
 from nucleate.probes.robustness import correct, fgsm, pgd, smallest_perturbation
-from nucleate.probes.weights import initial_scales, near_zero_share, weights_gini
+from nucleate.probes.weights import initial_scales, near_zero_share, weight_spectra, weights_gini
 from nucleate.runs import Record
 from nucleate.spec import CollapseSpec
 from nucleate.training import Epoch
@@ -194,7 +195,7 @@ class Snapshot:
         ]
 
     def _attacks(self) -> tuple[list[Value], Arrays]:
-        """FGSM, PGD and the smallest perturbation; radii in units of the inputs' full range."""
+        """FGSM, PGD, the smallest perturbation and corruptions; radii in units of the inputs' full range."""
         count = self.spec.measure.robustness
         if not count:
             return [], {}
@@ -211,6 +212,7 @@ class Snapshot:
             ("", "test", "pgd_accuracy", float(survived.double().mean())),
             ("", "test", "fgsm_accuracy", float(one_step.double().mean())),
             ("", "test", "min_perturbation", float(far.double().mean())),
+            ("", "test", "corruption_accuracy", corruption_accuracy(self.model, x, y, bounds=(low, high)).mean),
         ]
         return rows, {"pgd_correct": survived.cpu().numpy().astype(np.uint8), "min_perturbation": far.cpu().numpy()}
 
@@ -267,7 +269,7 @@ def principal(h: Tensor, count: int = 50) -> np.ndarray[Any, Any]:
 
 
 def weight_histograms(model: nn.Module) -> Arrays:
-    """Counts and edges for every weight matrix and kernel."""
+    """Histogram (counts and edges) and singular values of every weight matrix and kernel."""
     arrays: Arrays = {}
     for name, p in model.named_parameters():
         if p.ndim >= 2:
@@ -275,7 +277,7 @@ def weight_histograms(model: nn.Module) -> Arrays:
             far = float(np.abs(w).max()) or 1.0
             counts, edges = np.histogram(w, bins=BINS, range=(-far, far))
             arrays |= {f"hist:{name}": counts, f"edges:{name}": edges}
-    return arrays
+    return arrays | {f"spectrum:{k}": s.singular_values.float().cpu().numpy() for k, s in weight_spectra(model).items()}
 
 
 def last_linear(model: nn.Module) -> nn.Linear:
