@@ -1,0 +1,3 @@
+"""Make a pruned network really smaller and really faster."""
+
+from __future__ import annotations
