@@ -31,24 +31,40 @@ def layer_counts(
     {'a': 3, 'b': 4}
     """
     sizes = {name: s.numel() for name, s in scores.items()}
+    shares = layer_shares(scores, layouts, density, scope, by_size=by_size)
     if not isinstance(scope, str):
-        return _given(sizes, scope)
+        return {name: n if isinstance(n := scope[name], int) else round_half_up(n * sizes[name]) for name in sizes}
     if scope in ("layer", "uniform"):
         return {name: round_half_up(density * size) for name, size in sizes.items()}
     total = round_half_up(density * sum(sizes.values()))
+    counts = share_out([shares[n] * sizes[n] for n in sizes], list(sizes.values()), total)
+    return dict(zip(sizes, counts, strict=True))
+
+
+def layer_shares(
+    scores: Mapping[str, Tensor],
+    layouts: Mapping[str, Layout],
+    density: float,
+    scope: str | Mapping[str, float | int],
+    *,
+    by_size: bool = False,
+) -> dict[str, float]:
+    """Density of each tensor, before it is rounded to a count.
+
+    Raises:
+        ValueError: as `layer_counts`.
+    """
+    if not isinstance(scope, str):
+        return _given({name: s.numel() for name, s in scores.items()}, scope)
+    if scope in ("layer", "uniform"):
+        return dict.fromkeys(scores, density)
     if scope == "erk":
-        shapes = {name: layouts[name].shape if name in layouts else tuple(s.shape) for name, s in scores.items()}
-        shares = erk(shapes, density)
-    elif scope == "owl":
-        sized = {name: s.abs() for name, s in scores.items()} if by_size else scores
-        shares = owl(sized, density)
-    else:
-        near = difflib.get_close_matches(scope, SCOPES, n=1)
-        hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(SCOPES)} and a mapping of densities"
-        raise ValueError(f"no scope is named {scope!r}; {hint}")
-    names = list(sizes)
-    counts = share_out([shares[n] * sizes[n] for n in names], [sizes[n] for n in names], total)
-    return dict(zip(names, counts, strict=True))
+        return erk({n: layouts[n].shape if n in layouts else tuple(s.shape) for n, s in scores.items()}, density)
+    if scope == "owl":
+        return owl({name: s.abs() for name, s in scores.items()} if by_size else scores, density)
+    near = difflib.get_close_matches(scope, SCOPES, n=1)
+    hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(SCOPES)} and a mapping of densities"
+    raise ValueError(f"no scope is named {scope!r}; {hint}")
 
 
 def erk(shapes: Mapping[str, Sequence[int]], density: float) -> dict[str, float]:
@@ -132,7 +148,7 @@ def round_half_up(x: float) -> int:
     return math.floor(x + 0.5)
 
 
-def _given(sizes: Mapping[str, int], wanted: Mapping[str, float | int]) -> dict[str, int]:
+def _given(sizes: Mapping[str, int], wanted: Mapping[str, float | int]) -> dict[str, float]:
     missing, extra = [n for n in sizes if n not in wanted], [n for n in wanted if n not in sizes]
     if missing or extra:
         what = f"no density for {missing[0]}" if missing else f"{extra[0]} is not prunable"
@@ -140,8 +156,8 @@ def _given(sizes: Mapping[str, int], wanted: Mapping[str, float | int]) -> dict[
     out = {}
     for name, size in sizes.items():
         value = wanted[name]
-        count = value if isinstance(value, int) else round_half_up(value * size)
-        if not 0 <= count <= size:
+        share = value / size if isinstance(value, int) else value
+        if not 0 <= share <= 1:
             raise ValueError(f"{name} has {size} weights and cannot keep {value}: a density in [0, 1] or a count")
-        out[name] = count
+        out[name] = share
     return out

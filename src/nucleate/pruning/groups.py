@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from nucleate.pruning.densities import layer_counts, round_half_up
+from nucleate.pruning.densities import layer_shares, round_half_up
 from nucleate.pruning.layout import Layout
 from nucleate.pruning.masks import Masks
 from nucleate.pruning.threshold import Ranked, keep
@@ -96,10 +96,10 @@ def _blocks(
     if scope == "global":
         kept = keep(ranked, round_half_up(density * sum(s.numel() for s in scores.values()) / area))
     else:
-        counts = layer_counts(scores, layouts, density, scope)
+        shares = layer_shares(scores, layouts, density, scope)
         kept = {}
         for name, r in ranked.items():
-            kept |= keep({name: r}, round_half_up(counts[name] / area))
+            kept |= keep({name: r}, round_half_up(shares[name] * r.values.numel()))
     out = {}
     for name, mask in kept.items():
         tiles = mask[:, None, :, None].expand(-1, height, -1, width)
@@ -173,10 +173,10 @@ def _units(
         whole = {m.name: torch.empty(layouts[m.name].shape, device="meta") for s in sets.values() for m in s.members}
         if scope == "owl":
             raise ValueError(f"scope 'owl' counts outlying single weights; with shape={shape!r} give densities")
-        counts = layer_counts(whole, layouts, density, scope)
+        shares = layer_shares(whole, layouts, density, scope)
         for key, held in sets.items():
             total = sum(layouts[m.name].count for m in held.members)
-            share = sum(counts[m.name] for m in held.members) / total
+            share = sum(shares[m.name] * layouts[m.name].count for m in held.members) / total
             kept |= keep({key: Ranked(values[key], alive[key])}, round_half_up(share * held.units))
     out: dict[str, Tensor] = {}
     coupled: dict[str, Tensor] = {}
