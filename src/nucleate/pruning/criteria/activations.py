@@ -53,14 +53,15 @@ def input_energies(given: Given) -> dict[str, Tensor]:
     Raises:
         ValueError: for layers whose input is never seen.
     """
-    owners = {name: name.rpartition(".")[0] for name in given.weights}
-    modules = {owner: given.model.get_submodule(owner) for owner in owners.values()}
+    # A tied weight meets the inputs of all modules that use it.
+    places = {name: [n.rpartition(".")[0] for n in (name, *given.layouts[name].ties)] for name in given.weights}
+    modules = {owner: given.model.get_submodule(owner) for owners in places.values() for owner in owners}
     energies: dict[str, Tensor] = {}
     keep: dict[str, Tensor | None] = {"tokens": None}
 
     def receive(key: str, x: Tensor) -> None:
         owner = "" if key == "input" else key.removeprefix("input:").partition("#")[0]
-        for name in (n for n, o in owners.items() if o == owner and not _hidden(n)):
+        for name in (n for n, owners in places.items() if owner in owners and not _hidden(n)):
             new = energy(modules[owner], given.weights[name].detach(), given.layouts[name], x.detach(), keep["tokens"])
             energies[name] = new if name not in energies else energies[name] + new
 
