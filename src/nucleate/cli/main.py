@@ -11,11 +11,13 @@ from nucleate.cli.claims import claims
 from nucleate.cli.collapse import collapse
 from nucleate.cli.compare import compare
 from nucleate.cli.data import data
+from nucleate.cli.descent import descent
 from nucleate.cli.report import report
 
 COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "collapse": collapse,
     "compare": compare,
+    "descent": descent,
     "claims": claims,
     "report": report,
     "data": data,

@@ -17,7 +17,7 @@ class RandomFeatures:
     """Features of points, drawn once: the first N of them are those of a narrower model.
 
     relu: relu(w.x + b) with w ~ N(0, 1), b ~ N(0, 0.1^2) (Rahimi, Recht 2008; the kernel is an arc-cosine).
-    fourier: sqrt(2) cos(w.x + b) with w ~ N(0, 3^2), b uniform on [0, 2 pi): the Gaussian kernel exp(-9 |x - z|^2 / 2)
+    fourier: sqrt(2) cos(w.x + b) with w ~ N(0, 1.5^2), b uniform on [0, 2 pi): the kernel exp(-9 |x - z|^2 / 8)
     (Rahimi, Recht 2007). Both are divided by sqrt(N), so that their kernel has a limit. Inputs are centred on the
     training mean and divided by the mean norm of the training points.
     """
@@ -52,7 +52,7 @@ def draw_features(x: Tensor, count: int, *, kind: Kind = "relu", generator: Gene
     >>> features = draw_features(x, 100000, kind="fourier", generator=Generator().manual_seed(1))
     >>> f = features(x, 100000)  # <f(x), f(z)> is close to the Gaussian kernel
     >>> near = torch.cdist(x.double(), x.double())[0, 1] / features.scale
-    >>> abs(float(f[0] @ f[1]) - math.exp(-4.5 * float(near) ** 2)) < 0.01
+    >>> abs(float(f[0] @ f[1]) - math.exp(-1.125 * float(near) ** 2)) < 0.01
     True
     """
     if kind not in ("relu", "fourier"):
@@ -70,5 +70,5 @@ def draw_features(x: Tensor, count: int, *, kind: Kind = "relu", generator: Gene
     if kind == "relu":
         b = 0.1 * math.sqrt(2) * torch.erfinv((2 * b - 1).clamp(-1 + 1e-12, 1 - 1e-12))
     else:
-        w, b = 3 * w, 2 * math.pi * b
+        w, b = 1.5 * w, 2 * math.pi * b
     return RandomFeatures(w, b, kind, centre, scale)

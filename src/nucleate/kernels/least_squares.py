@@ -11,7 +11,7 @@ from torch import Tensor
 CUTOFF = 1e-12
 """Singular values below this share of the largest count as zero."""
 
-NEAR = 2.0
+NEAR = 1.3
 """Within this ratio of N to n the spectrum reaches down to zero, and a Gram matrix would square that."""
 
 

@@ -47,6 +47,9 @@ function curveChart(node, chart) {
   return plot(node, traces, {
     height: 300 + room, margin: { l: 56, r: 14, t: 18, b: 46 + room }, legend, showlegend: true,
     xaxis: axis({ title: chart.xLabel, ...own, ...(chart.reverseX ? { autorange: "reversed" } : {}) }), yaxis: axis(y.axis),
+    shapes: (numeric ? chart.marks : []).map((place) => ({
+      type: "line", x0: place, x1: place, yref: "paper", y0: 0, y1: 1, line: { color: css("--soft"), width: 1.2, dash: "dot" },
+    })),
   }, chart.title);
 }
 

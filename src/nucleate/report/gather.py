@@ -7,6 +7,7 @@ import math
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -52,6 +53,11 @@ class View:
     def seed(self) -> Any:
         """Seed of the run, or an empty string."""
         return self.spec.get("seed", "")
+
+    @cached_property
+    def rows(self) -> list[dict[str, Any]]:
+        """All records, read once."""
+        return self.run.records
 
     @property
     def study(self) -> str:

@@ -13,7 +13,7 @@ import numpy as np
 
 from nucleate.report.catalog import DEPTH_MEASURES, LABELS, PANELS
 from nucleate.report.charts import Section, along_epochs, charted_sections
-from nucleate.report.charts.chart import Chart, curves, grid, labels
+from nucleate.report.charts.chart import Chart, curves, grid, labels, marks
 from nucleate.report.gather import View, band, groups
 from nucleate.report.scenes import Array, Projection, flat, simplex_scores
 
@@ -32,7 +32,7 @@ def payload(found: Sequence[View], verdicts: Sequence[Mapping[str, Any]], projec
         "panels": [asdict(p) for p in PANELS],
         "groups": [_group(label, members) for label, members in groups(trained).items()],
         "runs": [_run(v, projection) for v in pictured(trained)],
-        "charts": {s.id: [_chart(found, s, c) for c in s.charts] for s in charted_sections(found)},
+        "charts": {s.id: [_chart(found, s, c) for c in s.shown(found)] for s in charted_sections(found)},
         "verdicts": [_plain(dict(v)) for v in verdicts],
     }
 
@@ -122,7 +122,7 @@ def _chart(found: Sequence[View], section: Section, chart: Chart) -> dict[str, A
         }
         for c in curves(found, section.study, chart)
     ]
-    return told | ({"curves": drawn} if drawn else missing)
+    return told | ({"curves": drawn, "marks": marks(found, section.study, chart)} if drawn else missing)
 
 
 def _run(v: View, projection: Projection) -> dict[str, Any]:

@@ -15,6 +15,7 @@ STUDIES: dict[str, str] = {
     "collapse": "nucleate.studies.collapse",
     "dense": "nucleate.studies.dense",
     "compare": "nucleate.studies.compare",
+    "descent": "nucleate.studies.descent",
 }
 """A spec's `study` -> module with `run(spec, *, root, data_root, threads, tick) -> Run` and `size(spec) -> int`.
 
@@ -36,15 +37,18 @@ def run_specs(
     root: Path,
     data_root: Path | None = None,
     jobs: int = 1,
+    threads: int | None = None,
     progress: bool = True,
     label: str = "",
 ) -> list[Run]:
     """Run several specs, `jobs` at a time; finished ones are opened, not run again.
 
+    `threads` of a run whose spec names none: one where several run at once, else as many as cores.
+
     Raises:
         ValueError: for a spec, data or a folder that cannot be used.
     """
-    threads = None if jobs == 1 or len(specs) == 1 else 1
+    threads = threads or (None if jobs == 1 or len(specs) == 1 else 1)
     cells = [_Cell(spec, root, data_root, threads) for spec in specs]
     sizes = [_study(spec).size(spec) for spec in specs]
     paths = run_cells(_work, cells, sizes=sizes, jobs=jobs, label=label or specs[0].recipe, progress=progress)

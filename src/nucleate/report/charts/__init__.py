@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from nucleate.report.charts import compare
+from nucleate.report.charts import compare, descent
 from nucleate.report.charts.chart import Chart as Chart
 from nucleate.report.charts.chart import Section as Section
 from nucleate.report.gather import View
 
-SECTIONS: tuple[Section, ...] = (*compare.SECTIONS,)
+SECTIONS: tuple[Section, ...] = (*compare.SECTIONS, *descent.SECTIONS)
 """Sections of all studies, in the order of the page: add a study's own here."""
 
 
@@ -20,7 +20,7 @@ PARENTS = frozenset({"dense"})
 def charted_sections(found: Sequence[View]) -> list[Section]:
     """Sections of the studies that these runs belong to."""
     studies = {v.study for v in found}
-    return [section for section in SECTIONS if section.study in studies]
+    return [section for section in SECTIONS if section.study in studies and section.shown(found)]
 
 
 def along_epochs(found: Sequence[View]) -> list[View]:

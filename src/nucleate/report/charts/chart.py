@@ -32,6 +32,10 @@ class Chart:
     """Largest first, as densities are read."""
     main: tuple[str, ...] = ()
     """Curves drawn from the start; all if empty."""
+    where: tuple[tuple[str, Any], ...] = ()
+    """Fields and the values that rows must have to be drawn."""
+    mark: str = ""
+    """Metric whose values are places along x, drawn as dotted lines."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +47,12 @@ class Section:
     title: str
     caption: str
     charts: tuple[Chart, ...]
+    optional: bool = False
+    """Left out, and so are its charts, where the runs hold fewer than two places along x (or y)."""
+
+    def shown(self, found: Sequence[View]) -> tuple[Chart, ...]:
+        """Charts that these runs have something to say to."""
+        return tuple(c for c in self.charts if not self.optional or _varies(found, self.study, c))
 
 
 @dataclass
@@ -63,9 +73,11 @@ def curves(found: Sequence[View], study: str, chart: Chart) -> list[Curve]:
     A seed counts once at each x: its last record. Numbers along x are sorted, words keep their order.
     """
     table: dict[str, dict[Any, dict[Any, float]]] = {}
-    for v, row in _rows(found, study, chart):
+    rows = list(_rows(found, study, chart))
+    telling = [name for name in chart.by if len({str(look_up(v, row, name)) for v, row in rows}) > 1]
+    for v, row in rows:
         x = look_up(v, row, chart.x)
-        label = ", ".join(str(look_up(v, row, name)) for name in chart.by) or chart.y_label
+        label = ", ".join(_told(name, look_up(v, row, name)) for name in telling or chart.by[:1]) or chart.y_label
         seed = row.get("seed", v.seed)
         table.setdefault(label, {}).setdefault(x, {})[seed] = float(row["value"])
     out = []
@@ -89,8 +101,16 @@ def curves(found: Sequence[View], study: str, chart: Chart) -> list[Curve]:
 
 def labels(found: Sequence[View], section: Section) -> list[str]:
     """Labels of all curves of a section, so that one colour means one thing in all its charts."""
-    drawn = (curves(found, section.study, chart) for chart in section.charts if not chart.y)
+    drawn = (curves(found, section.study, chart) for chart in section.shown(found) if not chart.y)
     return list(dict.fromkeys(curve.label for several in drawn for curve in several))
+
+
+def marks(found: Sequence[View], study: str, chart: Chart) -> list[float]:
+    """Places of the chart's dotted lines, at most six."""
+    if not chart.mark:
+        return []
+    rows = (row for v in found if v.study == study for row in v.rows if row["metric"] == chart.mark)
+    return sorted({float(row["value"]) for row in rows if math.isfinite(row["value"])})[:6]
 
 
 def grid(found: Sequence[View], study: str, chart: Chart) -> tuple[list[Any], list[Any], list[list[float]]]:
@@ -118,12 +138,26 @@ def look_up(v: View, row: dict[str, Any], name: str) -> Any:
     return value
 
 
+def _told(name: str, value: Any) -> str:
+    """A number needs its field's name beside it, a word tells for itself."""
+    plain = isinstance(value, str) or value is None
+    return str(value) if plain else f"{name.rsplit('.', 1)[-1]} {value}"
+
+
+def _varies(found: Sequence[View], study: str, chart: Chart) -> bool:
+    seen: dict[str, set[Any]] = {name: set() for name in (chart.x, *filter(None, (chart.y,)))}
+    for v, row in _rows(found, study, chart):
+        for name, values in seen.items():
+            values.add(look_up(v, row, name))
+    return all(len(values) > 1 for values in seen.values())
+
+
 def _rows(found: Sequence[View], study: str, chart: Chart) -> Iterator[tuple[View, dict[str, Any]]]:
-    wanted = {"metric": chart.metric, "split": chart.split, "layer": chart.layer}
+    wanted = {"metric": chart.metric, "split": chart.split, "layer": chart.layer, **dict(chart.where)}
     for v in found:
-        if v.spec.get("study") != study:
+        if v.study != study:
             continue
-        for row in v.run.records:
+        for row in v.rows:
             named = all(look_up(v, row, name) is not None for name in (chart.x, *filter(None, (chart.y,))))
             if named and all(row.get(k, "") == value for k, value in wanted.items()):
                 yield v, row

@@ -10,7 +10,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, NullLocator
 
-from nucleate.report.charts.chart import Chart, Section, curves, grid, labels
+from nucleate.report.charts.chart import Chart, Section, curves, grid, labels, marks
 from nucleate.report.curves import missing
 from nucleate.report.gather import View
 from nucleate.report.style import DASHES, SOFT, Values, colour, marker, new_figure, plain
@@ -18,17 +18,18 @@ from nucleate.report.style import DASHES, SOFT, Values, colour, marker, new_figu
 
 def section_figure(found: Sequence[View], section: Section) -> Figure:
     """All charts of a section, two in a row."""
-    columns = min(2, len(section.charts))
-    rows = math.ceil(len(section.charts) / columns)
+    charts = section.shown(found)
+    columns = min(2, len(charts))
+    rows = math.ceil(len(charts) / columns)
     figure = new_figure(5.2 * columns, 3.4 * rows + 0.3)
     axes = figure.subplots(rows, columns, squeeze=False).ravel()
     names = labels(found, section)
-    for ax, chart in zip(axes, section.charts, strict=False):
+    for ax, chart in zip(axes, charts, strict=False):
         if chart.y:
             _heat(figure, ax, found, section.study, chart)
         else:
             _curves(ax, found, section.study, chart, names)
-    for ax in axes[len(section.charts) :]:
+    for ax in axes[len(charts) :]:
         ax.set_visible(False)
     keys = {text: line for ax in axes for line, text in zip(*ax.get_legend_handles_labels(), strict=True)}
     if keys:
@@ -68,6 +69,8 @@ def _curves(axes: Any, found: Sequence[View], study: str, chart: Chart, labelled
         if np.isfinite(curve.low).any():
             low = [max(v, 1e-300) if y.log else v for v in y.at(curve.low)]
             axes.fill_between(at, low, y.at(curve.high), color=colour(i), alpha=0.15, lw=0)
+    for place in marks(found, study, chart) if numeric else ():
+        axes.axvline(place, color=SOFT, ls=":", lw=1.2)
     _x_axis(axes, chart, names, numeric)
     axes.set_ylabel(chart.y_label)
     y.apply(axes)

@@ -1,0 +1,15 @@
+"""nucleate descent."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from nucleate.cli.seeds_inside import run_recipe
+from nucleate.recipes.descent import RECIPES
+
+
+def descent(args: Sequence[str]) -> int:
+    """Fit a family of models from too small to far too large and watch the test error fall, rise and fall."""
+    from nucleate.studies.descent.tables import along_width
+
+    return run_recipe("descent", args, RECIPES, default="digits-features", tell=along_width)

@@ -1,0 +1,104 @@
+"""Charts of the descent study: error, fit, norm and agreement along width and samples, and heat maps."""
+
+from __future__ import annotations
+
+from nucleate.report.charts.chart import Chart, Section
+
+ANTIDOTES = ("recipe", "antidote")
+
+
+def _along(x: str, label: str, more: str) -> tuple[Chart, ...]:
+    def chart(
+        title: str, metric: str, unit: str, *, split: str = "test", layer: str = "", log_y: bool = False
+    ) -> Chart:
+        return Chart(
+            title=f"{title} along {label}",
+            metric=metric,
+            x=x,
+            x_label=label,
+            y_label=unit,
+            by=(*ANTIDOTES, more, "noise"),
+            split=split,
+            layer=layer,
+            log_x=True,
+            log_y=log_y,
+            mark="threshold" if x == "width" else "",
+        )
+
+    share = "share of points"
+    return (
+        chart("Test error", "error", share),
+        chart("Training error, labels as given", "error", share, split="train"),
+        chart("Test loss", "loss", "loss", log_y=True),
+        chart("Wrong labels memorised", "memorised", "share of wrong labels", split="train"),
+        chart("Wrong labels seen through", "recovered", "share of wrong labels", split="train"),
+        chart("Norm of the weights", "norm", "Euclidean norm", split="", log_y=True),
+        chart("Distance from the start", "distance", "Euclidean norm", split=""),
+        chart("Churn between seeds", "churn", share),
+        chart("Variance over seeds", "variance", "squared output", log_y=True),
+        chart("Squared bias, corrected", "bias_squared", "squared output"),
+        chart(
+            "NC1 of the last hidden layer", "nc1", "within / between", split="train", layer="penultimate", log_y=True
+        ),
+    )
+
+
+def _map(title: str, y: str, y_label: str, metric: str, split: str) -> Chart:
+    return Chart(
+        title=title,
+        metric=metric,
+        x="width",
+        y=y,
+        x_label="width",
+        y_label=y_label,
+        split=split,
+        where=(("antidote", "none"),),
+    )
+
+
+SECTIONS = (
+    Section(
+        id="descent",
+        study="descent",
+        title="Double descent along width",
+        caption="Test error falls, peaks where the model can just fit its points (dotted line), and falls again; look "
+        "at the norm and the churn there, and at what a ridge, weight decay or early stopping leaves of the peak.",
+        optional=True,
+        charts=_along("width", "width", "samples"),
+    ),
+    Section(
+        id="descent-samples",
+        study="descent",
+        title="Descent along samples",
+        caption="The same model on more and more points: where n passes the model's size, more data can hurt.",
+        optional=True,
+        charts=(
+            *_along("samples", "training points", "width"),
+            Chart(
+                title="Effective model complexity",
+                metric="effective_complexity",
+                x="width",
+                x_label="width",
+                y_label="largest sample fitted",
+                by=("recipe", "noise"),
+                split="train",
+                log_x=True,
+                log_y=True,
+            ),
+        ),
+    ),
+    Section(
+        id="descent-maps",
+        study="descent",
+        title="Two axes at once",
+        caption="Colour is a measure at a width and a second size: the threshold is a ridge that crosses the map.",
+        optional=True,
+        charts=(
+            _map("Test error, width x epochs", "epoch", "epoch", "error", "test"),
+            _map("Training error, width x epochs", "epoch", "epoch", "error", "train"),
+            _map("Test error, width x samples", "samples", "training points", "error", "test"),
+            _map("Test error, width x label noise", "noise", "share of wrong labels", "error", "test"),
+            _map("Wrong labels memorised, width x label noise", "noise", "share of wrong labels", "memorised", "train"),
+        ),
+    ),
+)

@@ -1,0 +1,191 @@
+"""Networks of many widths, noises and decays, trained side by side and measured on the way."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Generator, Tensor, nn
+
+from nucleate.geometry.collapse import collapse
+from nucleate.machine.tuning import Tuning
+from nucleate.models import build
+from nucleate.probes.tap import tap
+from nucleate.runs import Record
+from nucleate.spec import DescentSpec
+from nucleate.studies.collapse import measured_epochs
+from nucleate.studies.fits import Value, agreement, fit_values
+from nucleate.studies.lockstep import Lockstep
+from nucleate.studies.points import Points
+from nucleate.training import Replica, Stack
+
+STACK_BYTES = 12 << 20
+"""Weights, gradients and moments of a stack, 16 bytes a parameter, stay within what a core's cache share holds."""
+
+NONE = "none"
+EARLY = "early stopping"
+COLLAPSE = ("nc1", "nc2_equiangle", "nc3", "nc4")
+
+
+@dataclass(frozen=True)
+class Cell:
+    """All seeds of one network."""
+
+    width: int
+    samples: int
+    noise: float
+    decay: float
+
+
+def epochs_at(spec: DescentSpec, samples: int, largest: int) -> int:
+    """Epochs on a sample, so that every sample size takes as many steps as the largest.
+
+    >>> epochs_at(DescentSpec(), 100, 400), epochs_at(DescentSpec(), 400, 400)
+    (400, 100)
+    """
+    size = spec.train.batch_size
+    return max(1, round(spec.train.epochs * math.ceil(largest / size) / math.ceil(samples / size)))
+
+
+def stacks(spec: DescentSpec, cells: Sequence[Cell], parameters: dict[int, int]) -> list[list[Cell]]:
+    """Cells that are trained together: one sample size, widths within a factor of two, no more than fits the cache."""
+    found: list[list[Cell]] = []
+    for cell in sorted(cells, key=lambda c: (c.samples, c.width, c.noise, c.decay)):
+        last = found[-1] if found else []
+        near = last and cell.samples == last[0].samples and cell.width <= max(2 * last[0].width, 24)
+        stackable = spec.model.name == "mlp"
+        room = 16 * parameters[cell.width] * len(spec.seeds) * (len(last) + 1) <= STACK_BYTES
+        if near and stackable and room:
+            last.append(cell)
+        else:
+            found.append([cell])
+    return found
+
+
+class Trained:
+    """One stack of cells in training; iterate for the records of each measured epoch."""
+
+    def __init__(
+        self, spec: DescentSpec, points: Points, cells: Sequence[Cell], tuning: Tuning, *, largest: int
+    ) -> None:
+        self.spec, self.points, self.cells = spec, points, list(cells)
+        self.samples = cells[0].samples
+        epochs = epochs_at(spec, self.samples, largest)
+        self.grid = measured_epochs(epochs, max(2, spec.points))
+        self.epochs = epochs
+        data = points.data
+        self.members = [(cell, seed) for cell in self.cells for seed in spec.seeds]
+        replicas = []
+        self.given: list[Tensor] = []
+        self.held: list[Tensor] = []
+        self.starts: list[nn.Module] = []
+        for cell, seed in self.members:
+            given, held = points.labels(seed, cell.noise)
+            self.given.append(given[: self.samples])
+            self.held.append(held)
+            model = build(
+                replace(spec.model, width=cell.width),
+                data.input_shape,
+                data.num_classes,
+                generator=Generator().manual_seed(seed),
+            )
+            self.starts.append(copy.deepcopy(model))
+            train = replace(spec.train, epochs=epochs, weight_decay=cell.decay)
+            replicas.append(Replica(model=model, labels=self.given[-1], spec=train, seed=seed))
+        kind: type[Stack] | type[Lockstep] = Stack if spec.model.name == "mlp" else Lockstep
+        self.stack: Stack | Lockstep = kind(replicas, points.inputs[: self.samples], data.num_classes, tuning)
+        self.best: list[Any] = [None] * len(self.members)
+        """Validation error and rows at the best epoch so far, of each member."""
+
+    @property
+    def replicas(self) -> int:
+        """Trainings in the stack."""
+        return len(self.members)
+
+    def __iter__(self) -> Iterator[tuple[int, list[Record]]]:
+        """Epoch and its records, none where nothing was due; the last one has what only the end tells."""
+        for epoch in self.stack:
+            rows: list[Record] = []
+            if epoch.number in self.grid:
+                rows = self._measure(epoch.number, epoch.step, last=epoch.number == self.epochs)
+            yield epoch.number, rows
+
+    def state(self, **notes: Any) -> bytes:
+        """Everything that the next epoch depends on."""
+        return self.stack.state(best=self.best, **notes)
+
+    def load(self, content: bytes) -> None:
+        """Go on from a state."""
+        self.best = self.stack.load(content)["best"]
+
+    def _measure(self, epoch: int, step: int, *, last: bool) -> list[Record]:
+        data = self.points.data
+        train, test = (self.stack.logits(x).cpu() for x in (self.points.inputs[: self.samples], data.test_inputs))
+        held = self.stack.logits(self.points.held_inputs).cpu() if len(self.points.held_inputs) else None
+        rows: list[Record] = []
+        for i, (cell, seed) in enumerate(self.members):
+            values = fit_values(
+                train[i], self.given[i], self.points.clean[: self.samples], test[i], data.test_labels, squared=False
+            )
+            own = self._rows(cell, seed, epoch, step, [*values, *self._weights(i)])
+            rows += own
+            if held is not None:
+                error = float((held[i].argmax(1) != self.held[i]).double().mean())
+                rows += self._rows(cell, seed, epoch, step, [("validation", "error", error)])
+                if self.best[i] is None or error < self.best[i][0]:
+                    self.best[i] = [error, [r | {"antidote": EARLY} for r in own]]
+                if last and cell.decay == self.spec.train.weight_decay:
+                    rows += self.best[i][1]
+            if last:
+                rows += self._collapse(i, cell, seed, epoch, step)
+        size = len(self.spec.seeds)
+        for j, cell in enumerate(self.cells):
+            own_test = test[j * size : (j + 1) * size]
+            rows += self._rows(cell, None, epoch, step, agreement(own_test, data.test_labels, squared=False))
+        return rows
+
+    def _rows(self, cell: Cell, seed: int | None, epoch: int, step: int, values: list[Value]) -> list[Record]:
+        plain = cell.decay == self.spec.train.weight_decay
+        where = {
+            "width": cell.width,
+            "samples": cell.samples,
+            "noise": cell.noise,
+            "antidote": NONE if plain else f"weight decay {cell.decay:g}",
+            "parameters": sum(
+                p.numel() for p in self.starts[self.cells.index(cell) * len(self.spec.seeds)].parameters()
+            ),
+        }
+        base = {"study": self.spec.study, "seed": seed, "step": step, "epoch": epoch, "layer": ""}
+        return [base | {"split": split, "metric": m, "value": v} | where for split, m, v in values]
+
+    def _weights(self, i: int) -> list[Value]:
+        own = self.stack.state_dict(i)
+        norm = moved = 0.0
+        for name, start in self.starts[i].named_parameters():
+            w = own[name].double().cpu()
+            norm += float(w.square().sum())
+            moved += float((w - start.detach().double()).square().sum())
+        return [("", "norm", math.sqrt(norm)), ("", "distance", math.sqrt(moved))]
+
+    def _collapse(self, i: int, cell: Cell, seed: int, epoch: int, step: int) -> list[Record]:
+        """Collapse of the training points' last hidden layer, around the labels that were trained on."""
+        model = copy.deepcopy(self.starts[i])
+        model.load_state_dict(self.stack.state_dict(i))
+        model.eval()
+        classifier = next(m for m in reversed(list(model.modules())) if isinstance(m, nn.Linear))
+        name = next(k for k, m in model.named_modules() if m is classifier)
+        with tap(model, [f"input:{name}"]) as seen, torch.no_grad():
+            model(self.points.inputs[: self.samples])
+            found = collapse(
+                seen[f"input:{name}"].flatten(1),
+                self.given[i],
+                num_classes=self.points.data.num_classes,
+                weight=classifier.weight,
+                bias=classifier.bias,
+            ).asdict()
+        rows = self._rows(cell, seed, epoch, step, [("train", m, float(found[m])) for m in COLLAPSE if m in found])
+        return [row | {"layer": "penultimate"} for row in rows]
