@@ -6,6 +6,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from nucleate.compact.files import load_sparse as load_sparse
+    from nucleate.compact.files import save_sparse as save_sparse
     from nucleate.geometry.collapse import Collapse as Collapse
     from nucleate.geometry.collapse import collapse as collapse
     from nucleate.geometry.dimension import intrinsic_dimension as intrinsic_dimension
@@ -34,11 +36,13 @@ _HOMES = {
     "coverage": "nucleate.pruning.coverage",
     "empirical_ntk": "nucleate.kernels.empirical",
     "intrinsic_dimension": "nucleate.geometry.dimension",
+    "load_sparse": "nucleate.compact.files",
     "neighbour_hit": "nucleate.geometry.neighbours",
     "neighbours": "nucleate.geometry.neighbours",
     "ntk": "nucleate.kernels.exact",
     "open_run": "nucleate.runs.store",
     "prune": "nucleate.pruning.prune",
+    "save_sparse": "nucleate.compact.files",
     "scores": "nucleate.pruning.scores",
     "select": "nucleate.pruning.select",
     "simplex_etf": "nucleate.geometry.simplex",

@@ -226,11 +226,11 @@ def _parts(tensor: Tensor, mask: Tensor | None) -> list[memoryview]:
     count = int(kept.sum())
     if -(-len(flat) // 8) + count * flat.element_size() >= len(flat) * flat.element_size():
         return [_bytes(moved if mask is None else torch.where(kept, moved, torch.zeros_like(moved)))]
-    return [memoryview(np.packbits(kept.numpy(), bitorder="little")), _bytes(moved[kept])]
+    return [np.packbits(kept.numpy(), bitorder="little").data, _bytes(moved[kept])]
 
 
 def _bytes(tensor: Tensor) -> memoryview:
-    return memoryview(tensor.contiguous().reshape(-1).view(torch.uint8).numpy())
+    return tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data
 
 
 def _aliases(tensors: Mapping[str, Tensor]) -> dict[str, str]:
