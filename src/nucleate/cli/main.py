@@ -12,6 +12,7 @@ from nucleate.cli.collapse import collapse
 from nucleate.cli.compare import compare
 from nucleate.cli.data import data
 from nucleate.cli.descent import descent
+from nucleate.cli.doctor import doctor
 from nucleate.cli.report import report
 
 COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
@@ -21,6 +22,7 @@ COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "claims": claims,
     "report": report,
     "data": data,
+    "doctor": doctor,
 }
 """One module of this package a command; its docstring is its line in the help."""
 

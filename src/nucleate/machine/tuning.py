@@ -12,6 +12,7 @@ from typing import Any, Literal
 import torch
 
 from nucleate.machine.matmul import fast_matmul, medium_keeps_float32
+from nucleate.machine.selftest import self_test
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,40 +31,54 @@ class Tuning:
 
 
 def choose_tuning(*, precision: str, threads: int | None, convolutional: bool, device: str) -> Tuning:
-    """Choose for this machine: nothing but the threads for `precision="fp32"`.
+    """Choose for this machine by its self-test: nothing but the threads for `precision="fp32"`.
 
     Raises:
         ValueError: for fewer than one thread.
     """
-    count = threads or len(os.sched_getaffinity(0))
-    if count < 1:
+    if threads is not None and threads < 1:
         raise ValueError(f"train.threads must be at least 1, not {threads}")
     if precision == "fp32":
-        return Tuning(threads=count)
-    cpu = device == "cpu"
-    half = convolutional and (not cpu or torch.cpu._is_avx512_bf16_supported())
+        return Tuning(threads=threads or len(os.sched_getaffinity(0)))
+    test = self_test(device)
     return Tuning(
-        threads=count,
-        matmul="fast" if cpu and medium_keeps_float32() else "default",
-        fused=True,
-        bf16=half,
-        channels_last=convolutional,
+        threads=threads or test.threads,
+        matmul="fast" if test.matmul and device == "cpu" else "default",
+        fused=test.fused,
+        bf16=convolutional and test.bf16,
+        channels_last=convolutional and test.channels_last,
     )
 
 
-def replay_tuning(stored: Mapping[str, Any]) -> Tuning:
+def replay_tuning(stored: Mapping[str, Any], *, device: str = "cpu") -> Tuning:
     """The stored choices, if this machine can follow them.
 
     Raises:
         ValueError: if it cannot, so that a resumed run never silently differs from what it was.
     """
+    known = {f.name for f in dataclasses.fields(Tuning)}
+    if stored.keys() != known:
+        raise ValueError(f"this run's tuning names {', '.join(stored)}; this version knows {', '.join(sorted(known))}")
     tuning = Tuning(**stored)
+    instead = "start a new one, or give --train.precision fp32"
     if tuning.matmul == "fast" and not medium_keeps_float32():
         raise ValueError(
-            "this run was tuned with a float32 matrix product that is not exact on this machine; "
-            "start a new one, or give --train.precision fp32"
+            f"this run was tuned with a float32 matrix product that is not exact on this machine; {instead}"
         )
+    if tuning.bf16 and not bf16_is_native(device):
+        raise ValueError(f"this run was tuned with bfloat16, which this machine's {device} only emulates; {instead}")
     return tuning
+
+
+def bf16_is_native(device: str = "cpu") -> bool:
+    """Whether the device multiplies bfloat16 numbers in hardware.
+
+    >>> isinstance(bf16_is_native(), bool)
+    True
+    """
+    if device != "cpu":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
 
 
 @contextmanager

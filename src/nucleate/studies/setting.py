@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import platform
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -13,6 +13,7 @@ from torch import nn
 
 from nucleate.data import Dataset, load
 from nucleate.functions import find_function
+from nucleate.machine.selftest import self_test
 from nucleate.machine.tuning import as_dict, choose_tuning, replay_tuning
 from nucleate.models import build
 from nucleate.runs.store import Writer
@@ -58,7 +59,7 @@ class Setting:
             self.data.train_labels,
             self.data.num_classes,
             self.spec.train,
-            replay_tuning(writer.env["tuning"]),
+            replay_tuning(writer.env["tuning"], device=self.spec.train.device),
             seed=self.spec.seed,
         )
 
@@ -79,6 +80,7 @@ def prepare(spec: TrainingSpec, data_root: Path | None, threads: int | None) -> 
     )
     env = {
         "tuning": as_dict(tuning),
+        "self_test": asdict(self_test(spec.train.device)) if spec.train.precision != "fp32" else None,
         "data": {"name": data.name, "digest": data.digest, "train": len(data.train_labels)},
         "class_names": list(data.class_names),
         "torch": torch.__version__,
