@@ -85,6 +85,8 @@ class Measurement:
             )
         if self.span.rank < self.span.full_rank:
             self.reasons["rank"] = f"the means span {self.span.rank} of {self.span.full_rank} directions"
+        if not self.span.rank:
+            self.reasons["condition"] = "the means span no direction"
         return Collapse(
             num_classes=m.num_classes,
             dim=m.dim,

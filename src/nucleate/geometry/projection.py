@@ -44,15 +44,8 @@ class _Tables:
     """(C, C): logits of the class means."""
 
 
-class _Found:
-    """What is kept of the points of an update until all were seen: three float64 numbers and a flag each."""
-
-    def __init__(self, length: Tensor, inside: Tensor, own: Tensor | None, doubtful: Tensor) -> None:
-        self.length, self.inside, self.own, self.doubtful = length, inside, own, doubtful
-
-    def __getitem__(self, part: slice) -> _Found:
-        own = None if self.own is None else self.own[part]
-        return _Found(self.length[part], self.inside[part], own, self.doubtful[part])
+Found = dict[str, Tensor]
+"""What each point adds to the `SUMS`, (N,) float64 by name."""
 
 
 class Projection:
@@ -148,77 +141,81 @@ class Projection:
         points = len(features)
         # What outlives a block is allocated before the first: small results between the large temporaries of a block
         # would keep their memory from being used again.
-        length, inside, own = self.means.new_empty(3, points).unbind()
-        found = _Found(
-            length,
-            inside,
-            None if self.weight is None else own,
-            torch.zeros(points, dtype=torch.bool, device=device),
-        )
+        values = self.means.new_zeros(points, len(SUMS))
+        found = {name: values[:, i] for i, name in enumerate(SUMS)}
         buffer = tables.means.new_empty(min(rows, points), self.dim)
         with fast_matmul(device):
             for start in range(0, points, rows):
                 part = slice(start, start + rows)
                 x = features[part].to(device, dtype)
                 z = None if logits is None else logits[part].to(device)
-                self._block(unit_rows(x) if self.unit else x, labels[part], z, tables, buffer, found[part])
-        ones = torch.ones_like(labels, dtype=torch.float64)
-        self._add("count", labels, ones)
-        self._add("resid", labels, found.length.square())
-        self._add("square", labels, found.inside.square())
-        if found.own is not None:
-            self._add("slack", labels, found.own)
-            self._add("slack_sq", labels, found.own.square())
-        if logits is not None or tables.weight is not None:
-            self._add("judged", labels, ones)
-        # Points without doubt are nearest to their own mean.
-        self._add("correct", labels, ~found.doubtful)
+                here = {name: value[part] for name, value in found.items()}
+                self._block(unit_rows(x) if self.unit else x, labels[part], z, tables, buffer, here)
+        found["count"].fill_(1)
+        found["slack_sq"].copy_(found["slack"]).square_()
+        found["judged"].fill_(logits is not None or tables.weight is not None)
+        total = values.new_zeros(self.num_classes, len(SUMS)).index_add_(0, labels, values)
+        for name, mine in self.sums().items():
+            mine += total[:, SUMS.index(name)]
 
-    def _block(self, x: Tensor, y: Tensor, logits: Tensor | None, t: _Tables, buffer: Tensor, found: _Found) -> None:
-        """Lengths of residuals and of T', slack at the own boundary, and which points had to be compared."""
+    def _block(self, x: Tensor, y: Tensor, logits: Tensor | None, t: _Tables, buffer: Tensor, found: Found) -> None:
+        """Squared lengths of residuals and of T', slack at the own boundary, nearest means and largest logits."""
         rank = self.span.rank
         thin = t.columns.shape[1] <= SMALL
         by_rows = t.rows is not None and logits is None and t.columns.shape[1] == rank
-        r = _residuals(x, y, t.means, t.rows if by_rows else None, buffer, found)
+        r, length = _residuals(x, y, t.means, t.rows if by_rows else None, buffer, found["slack"])
+        found["resid"].copy_(length).square_()
         # A thin product is faster with the points along its long side.
         out = (t.columns.T @ r.T).T if thin else r @ t.columns
-        inside = out[:, :rank]
-        if found.own is not None and logits is not None:
+        inside, products = out[:, :rank], None
+        if logits is not None and self.weight is not None:
             mean = logits.mean(1, dtype=torch.float64)
-            found.own.copy_(logits.gather(1, y[:, None])[:, 0] - mean - self._level[y])
-        elif found.own is not None and out.shape[1] > rank:
-            found.own.copy_(out[:, rank:-1].gather(1, y[:, None])[:, 0] - out[:, -1])
-        found.inside.copy_(torch.linalg.vector_norm(inside, dim=1))
+            found["slack"].copy_(logits.gather(1, y[:, None])[:, 0] - mean - self._level[y])
+        elif out.shape[1] > rank:
+            products = out[:, rank:-1]
+            found["slack"].copy_(products.gather(1, y[:, None])[:, 0] - out[:, -1])
+        found["square"].copy_(torch.linalg.vector_norm(inside, dim=1)).square_()
+        if logits is not None:
+            self._compare(r, inside, products, y, logits, t, found)
+            return
         # By Cauchy and Schwarz, a short residual cannot reach another class's cell: in the terminal phase this spares
         # most points the products with all C means and classifier rows.
-        far = y
-        if logits is None:
-            index = (found.length >= t.radius.index_select(0, y)).nonzero()[:, 0]
-            found.doubtful[index] = True
-            if len(index) < len(y):
-                inside, r, far = inside.index_select(0, index), r.index_select(0, index), y.index_select(0, index)
-        else:
-            found.doubtful.fill_(True)
-        if len(far):
-            self._compare(r, inside, far, logits, t)
+        found["correct"].fill_(1)
+        index = (length >= t.radius.index_select(0, y)).nonzero()[:, 0]
+        if len(index) == len(y):
+            self._compare(r, inside, products, y, None, t, found)
+        elif len(index):
+            some = {name: found[name][index] for name in ("correct", "tied", "mismatch")}
+            products = None if products is None else products.index_select(0, index)
+            if products is None:
+                r = r.index_select(0, index)
+            self._compare(r, inside.index_select(0, index), products, y.index_select(0, index), None, t, some)
+            for name, value in some.items():
+                found[name][index] = value
 
-    def _compare(self, r: Tensor, inside: Tensor, y: Tensor, logits: Tensor | None, t: _Tables) -> None:
+    def _compare(
+        self,
+        r: Tensor,
+        inside: Tensor,
+        products: Tensor | None,
+        y: Tensor,
+        logits: Tensor | None,
+        t: _Tables,
+        found: Found,
+    ) -> None:
         """Nearest mean and largest logit of points that may have left their class's cell."""
         near = (inside @ t.gram).add_(t.offset.index_select(0, y))
         best, where = near.max(1)
         nearest = self.span.present[where]
-        self._add("correct", y, nearest == y)
-        self._add("tied", y, (near == best[:, None]).sum(1) > 1)
+        found["correct"].copy_(nearest == y)
+        found["tied"].copy_((near == best[:, None]).sum(1) > 1)
         if logits is not None:
             z = logits - (self._given_bias - self.bias).to(logits)
         elif t.weight is not None and t.logits is not None:
-            z = (r @ t.weight).add_(t.logits.index_select(0, y))
+            z = (r @ t.weight if products is None else products) + t.logits.index_select(0, y)
         else:
             return
-        self._add("mismatch", y, z.argmax(1) != nearest)
-
-    def _add(self, name: str, y: Tensor, values: Tensor) -> None:
-        getattr(self, name).index_add_(0, y, values.double())
+        found["mismatch"].copy_(z.argmax(1) != nearest)
 
     def _table(self, dtype: torch.dtype) -> _Tables:
         if dtype not in self._tables:
@@ -329,22 +326,24 @@ class Projection:
         return (self._level + off) / self._row_norms, variance.sqrt() / self._row_norms
 
 
-def _residuals(x: Tensor, y: Tensor, means: Tensor, rows: Tensor | None, buffer: Tensor, found: _Found) -> Tensor:
-    """Points minus their means; finds the lengths and, in blocks that stay in cache, the products with their row.
+def _residuals(
+    x: Tensor, y: Tensor, means: Tensor, rows: Tensor | None, buffer: Tensor, slack: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Points minus their means, in the buffer, and the lengths; with `rows` the product with each point's row as slack.
 
     Residuals of float32 points against float32 means are exact where the two are close (Sterbenz).
     """
     r = buffer[: len(x)]
-    if rows is None or found.own is None:
-        torch.index_select(means, 0, y, out=r)
-        torch.sub(x, r, out=r)
-        found.length.copy_(torch.linalg.vector_norm(r, dim=1))
-        return r
+    if rows is None:
+        torch.sub(x, torch.index_select(means, 0, y, out=r), out=r)
+        return r, torch.linalg.vector_norm(r, dim=1)
+    length = x.new_empty(len(x))
+    # In blocks that stay in cache.
     step = block_rows(x.shape[1])
     for start in range(0, len(x), step):
         part = slice(start, start + step)
-        torch.index_select(means, 0, y[part], out=r[part])
-        torch.sub(x[part], r[part], out=r[part])
-        found.length[part] = torch.linalg.vector_norm(r[part], dim=1)
-        found.own[part] = torch.linalg.vecdot(r[part], rows.index_select(0, y[part]))
-    return r
+        here = torch.index_select(means, 0, y[part], out=r[part])
+        torch.sub(x[part], here, out=here)
+        torch.linalg.vector_norm(here, dim=1, out=length[part])
+        slack[part] = torch.linalg.vecdot(here, rows.index_select(0, y[part]))
+    return r, length
