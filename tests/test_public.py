@@ -26,11 +26,13 @@ def test_the_public_names() -> None:
         "neighbours",
         "ntk",
         "open_run",
+        "probe",
         "prune",
         "save_sparse",
         "scores",
         "select",
         "simplex_etf",
+        "tap",
     ]
     assert all(callable(getattr(nu, name)) for name in nu.__all__)
     assert set(nu.__all__) <= set(dir(nu))

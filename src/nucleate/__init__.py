@@ -17,7 +17,9 @@ if TYPE_CHECKING:
     from nucleate.geometry.simplex import simplex_etf as simplex_etf
     from nucleate.kernels.empirical import empirical_ntk as empirical_ntk
     from nucleate.kernels.exact import ntk as ntk
+    from nucleate.probes.layers import probe as probe
     from nucleate.probes.metric import NeuralCollapse as NeuralCollapse
+    from nucleate.probes.tap import tap as tap
     from nucleate.pruning.coverage import coverage as coverage
     from nucleate.pruning.masks import Masks as Masks
     from nucleate.pruning.prune import prune as prune
@@ -41,11 +43,13 @@ _HOMES = {
     "neighbours": "nucleate.geometry.neighbours",
     "ntk": "nucleate.kernels.exact",
     "open_run": "nucleate.runs.store",
+    "probe": "nucleate.probes.layers",
     "prune": "nucleate.pruning.prune",
     "save_sparse": "nucleate.compact.files",
     "scores": "nucleate.pruning.scores",
     "select": "nucleate.pruning.select",
     "simplex_etf": "nucleate.geometry.simplex",
+    "tap": "nucleate.probes.tap",
 }
 """Where each public name lives; torch is imported when the first one is used."""
 

@@ -82,10 +82,12 @@ def listen(
     receive: Receive,
     *,
     started: Callable[[], None] | None = None,
+    lenient: bool = False,
 ) -> Iterator[None]:
     """Call `receive(name, tensor)` as each named module runs: `tap` without keeping anything.
 
-    The tensor is the model's own, valid during the call. `started` is called as each forward pass begins.
+    The tensor is the model's own, valid during the call. `started` is called as each forward pass begins. Modules that
+    pass on no tensor are an error, unless `lenient`.
 
     Raises:
         ValueError: as `tap`.
@@ -100,7 +102,7 @@ def listen(
 
     def pass_on(point: Point, value: Any) -> None:
         run = calls[point.key] = calls.get(point.key, 0) + 1
-        if point.run is None or point.run == run:
+        if (point.run is None or point.run == run) and not (lenient and next(_tensors(value), None) is None):
             receive(point.key if run == 1 or point.run else f"{point.key}#{run}", first_tensor(value, point.key))
 
     with ExitStack() as stack:
@@ -236,15 +238,13 @@ def _match(name: str | re.Pattern[str], known: Mapping[str, Point], modules: lis
         receives = name.pattern.startswith(INPUT)
         found = [known[key] for key in _keys(modules, receives) if name.fullmatch(key)]
     else:
-        for wrapper in ("_orig_mod.", "module."):
-            if name not in known:
-                name = name.replace(wrapper, "")
-        if name in known:
-            return [known[name]]
-        base, _, run = name.rpartition("#")
-        if base in known and run.isdecimal() and int(run) > 0:
-            key = base if int(run) == 1 else f"{base}#{run}"
-            return [dataclasses.replace(known[base], key=key, run=int(run))]
+        for plain in (name, re.sub(r"\b(_orig_mod|module)\.", "", name)):
+            if plain in known:
+                return [known[plain]]
+            base, _, run = plain.rpartition("#")
+            if base in known and run.isdecimal() and int(run) > 0:
+                key = base if int(run) == 1 else f"{base}#{run}"
+                return [dataclasses.replace(known[base], key=key, run=int(run))]
         glob = re.compile(_glob(name))
         found = [known[key] for key in _keys(modules, name.startswith(INPUT)) if glob.fullmatch(key)]
     if not found:

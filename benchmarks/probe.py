@@ -1,0 +1,113 @@
+"""A probe of every layer against plain forward passes of the same network, on the same batches in the same run.
+
+python benchmarks/probe.py [--quick] [--repeats 3] [--threads 1] [--subsample 1000]
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from nucleate.models import build
+from nucleate.probes.layers import probe
+from nucleate.spec import ModelSpec
+
+MEASURES = ("outputs", "collapse", "points", "chi")
+BOUNDED, CACHED = 2.3, 1.3
+"""Forward passes that a probe may take, in bounded memory and with features cached."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """One network and its points."""
+
+    name: str
+    spec: ModelSpec
+    shape: tuple[int, ...]
+    points: int
+    batch: int
+    channels_last: bool = False
+
+
+CASES = [
+    Case("MLP 784-4x1024-10", ModelSpec(name="mlp", width=1024, depth=4), (784,), 60_000, 1000),
+    Case("ResNet-18, 32x32", ModelSpec(name="resnet", width=64, depth=2, batchnorm=True), (3, 32, 32), 500, 125),
+]
+
+
+def forward(model: nn.Module, batches: list[tuple[Tensor, Tensor]]) -> None:
+    """One plain evaluation pass."""
+    with torch.no_grad():
+        for x, _ in batches:
+            model(x)
+
+
+def timed(function: Callable[[], Any]) -> float:
+    """Processor seconds of all threads: other work on the machine counts less than in wall time."""
+    start = time.process_time()
+    function()
+    return time.process_time() - start
+
+
+def measure(case: Case, *, repeats: int, subsample: int, scale: float) -> list[str]:
+    """Table rows of one case; passes and probes take turns, so that a slow spell hits both."""
+    generator = torch.Generator().manual_seed(0)
+    model = build(case.spec, case.shape, 10, generator=generator).eval()
+    points = max(int(case.points * scale), 4 * case.batch)
+    x = torch.randn(points, *case.shape, generator=generator)
+    y = torch.randint(10, (points,), generator=generator)
+    batches = list(zip(x.split(case.batch), y.split(case.batch), strict=True))
+    ways: dict[str, Callable[[], Any]] = {
+        "bounded memory": lambda: probe(model, batches, measures=MEASURES, subsample=subsample),
+        "features in memory": lambda: probe(model, batches, measures=MEASURES, subsample=subsample, cache="memory"),
+        "features on disk": lambda: probe(model, batches, measures=MEASURES, subsample=subsample, cache="disk"),
+    }
+    forward(model, batches)
+    seconds: dict[str, list[float]] = {name: [] for name in ways}
+    plain: list[float] = []
+    for _ in range(repeats):
+        for name, way in ways.items():
+            plain.append(timed(lambda: forward(model, batches)))
+            seconds[name].append(timed(way))
+    found = probe(model, batches, measures=MEASURES, subsample=subsample)
+    ways = ", ".join(f"{layer} {found.record(layer, 'nc1')['method']}" for layer in found.layers)
+    print(f"{case.name}: {ways}\n", flush=True)
+    base = statistics.median(plain)
+    rows = []
+    for name, values in seconds.items():
+        target = BOUNDED if name == "bounded memory" else CACHED
+        ratio = statistics.median(values) / base
+        verdict = "yes" if ratio <= target else "NO"
+        rows.append(f"| {case.name} | {points:,} | {name} | {base:.2f} | {ratio:.2f} | {target} | {verdict} |")
+    return rows
+
+
+def main() -> None:
+    """Print a markdown table of ratios, and which way each layer took."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="a quarter of the points, one repeat")
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--subsample", type=int, default=1000, help="points on which chi is taken")
+    parser.add_argument("--only", default="", help="networks whose name begins so")
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    print(f"threads {args.threads}, chi (k = 5) on {args.subsample} points, CPU time in forward passes, medians\n")
+    table = []
+    for case in (case for case in CASES if case.name.startswith(args.only)):
+        repeats, scale = (1, 0.25) if args.quick else (args.repeats, 1.0)
+        table += measure(case, repeats=repeats, subsample=args.subsample, scale=scale)
+    print("| network | points | probe | forward pass, s | ratio | target | met |")
+    print("|---|---|---|---|---|---|---|")
+    print("\n".join(table))
+
+
+if __name__ == "__main__":
+    main()
