@@ -13,10 +13,12 @@ from nucleate.cli.compare import compare
 from nucleate.cli.data import data
 from nucleate.cli.descent import descent
 from nucleate.cli.doctor import doctor
+from nucleate.cli.prune import prune
 from nucleate.cli.report import report
 
 COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "collapse": collapse,
+    "prune": prune,
     "compare": compare,
     "descent": descent,
     "claims": claims,

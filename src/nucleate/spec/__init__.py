@@ -9,6 +9,7 @@ from nucleate.spec.parts import DataSpec as DataSpec
 from nucleate.spec.parts import MeasureSpec as MeasureSpec
 from nucleate.spec.parts import ModelSpec as ModelSpec
 from nucleate.spec.parts import TrainSpec as TrainSpec
+from nucleate.spec.prune import PruneRunSpec as PruneRunSpec
 from nucleate.spec.toml import SCHEMA_VERSION as SCHEMA_VERSION
 from nucleate.spec.toml import SpecError as SpecError
 from nucleate.spec.toml import digest as digest

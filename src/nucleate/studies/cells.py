@@ -16,6 +16,7 @@ STUDIES: dict[str, str] = {
     "dense": "nucleate.studies.dense",
     "compare": "nucleate.studies.compare",
     "descent": "nucleate.studies.descent",
+    "prune": "nucleate.studies.prune",
 }
 """A spec's `study` -> module with `run(spec, *, root, data_root, threads, tick) -> Run` and `size(spec) -> int`.
 

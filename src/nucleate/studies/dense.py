@@ -60,7 +60,8 @@ def run(
         base = {"study": spec.study, "seed": spec.seed, "epoch": training.epoch, "step": training.step, "layer": ""}
         measured = evaluate(setting.model, setting.data, training.tuning, loss=spec.train.loss)
         writer.append([{**base, "split": s, "metric": m, "value": v} for (s, m), v in measured.values.items()])
-        writer.save_tensors("final", arrays(setting.model) | {"test_correct": measured.correct})
+        writer.save_tensors("final", arrays(setting.model))
+        writer.save_tensors("held-out", {"test_correct": measured.correct})
         writer.update_env(seconds=round(time.monotonic() - begun, 2))
         writer.finish()
         return Run(writer.path)
@@ -73,5 +74,4 @@ def arrays(model: nn.Module) -> dict[str, np.ndarray]:
 
 def weights(run: Run, when: str) -> dict[str, Tensor]:
     """The stored state of a dense run, "initial" or "final"."""
-    stored = run.tensors(when)
-    return {name: from_numpy(value) for name, value in stored.items() if name != "test_correct"}
+    return {name: from_numpy(value) for name, value in run.tensors(when).items()}

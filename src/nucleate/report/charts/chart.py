@@ -26,6 +26,7 @@ class Chart:
     """Second field: the chart is then a heat map, the measure its colour."""
     split: str = "test"
     layer: str = ""
+    """"*" for all layers, when they are the x axis."""
     log_x: bool = False
     log_y: bool = False
     reverse_x: bool = False
@@ -153,7 +154,9 @@ def _varies(found: Sequence[View], study: str, chart: Chart) -> bool:
 
 
 def _rows(found: Sequence[View], study: str, chart: Chart) -> Iterator[tuple[View, dict[str, Any]]]:
-    wanted = {"metric": chart.metric, "split": chart.split, "layer": chart.layer, **dict(chart.where)}
+    wanted = {"metric": chart.metric, "split": chart.split, **dict(chart.where)}
+    if chart.layer != "*":
+        wanted["layer"] = chart.layer
     for v in found:
         if v.study != study:
             continue
