@@ -180,7 +180,7 @@ class TestUsersFunction:
     ("fields", "says"),
     [
         ({"name": "mpl"}, "did you mean mlp"),
-        ({"name": "qqqq"}, "there are mlp, convnet, resnet"),
+        ({"name": "qqqq"}, "there are mlp, lenet, convnet"),
         ({"width": 0}, "model.width"),
         ({"name": "resnet", "depth": 0}, "model.depth"),
         ({"name": "convnet", "shape": (8,)}, "use mlp"),

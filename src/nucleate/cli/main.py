@@ -15,12 +15,14 @@ from nucleate.cli.descent import descent
 from nucleate.cli.doctor import doctor
 from nucleate.cli.prune import prune
 from nucleate.cli.report import report
+from nucleate.cli.tickets import tickets
 
 COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "collapse": collapse,
     "prune": prune,
     "compare": compare,
     "descent": descent,
+    "tickets": tickets,
     "claims": claims,
     "report": report,
     "data": data,

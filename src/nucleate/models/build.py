@@ -12,19 +12,24 @@ import torch
 from torch import Generator, nn
 
 from nucleate.functions import find_function, is_function_name
-from nucleate.models.convnet import ConvNet
-from nucleate.models.mlp import MLP
+from nucleate.models.convnet import Conv, ConvNet
+from nucleate.models.mlp import MLP, LeNet
 from nucleate.models.resnet import Block, ResNet
 from nucleate.models.transformer import Transformer, TransformerBlock
 from nucleate.spec import ModelSpec
 
 MODELS: dict[str, Callable[..., nn.Module]] = {
     "mlp": MLP,
+    "lenet": LeNet,
     "convnet": ConvNet,
+    "conv": Conv,
     "resnet": ResNet,
     "transformer": Transformer,
 }
-"""Every network that has a name: called with the input's channels (mlp: values), the classes and the spec's fields."""
+"""Every network that has a name: called with the channels (flat ones: values; conv: shape), the classes, the fields."""
+
+FLAT = ("mlp", "lenet", "transformer")
+"""Networks that read their input as one vector."""
 
 
 def build(spec: ModelSpec, input_shape: tuple[int, ...], num_classes: int, *, generator: Generator) -> nn.Module:
@@ -52,10 +57,11 @@ def build(spec: ModelSpec, input_shape: tuple[int, ...], num_classes: int, *, ge
         raise ValueError(f"no model is named {spec.name!r}; {hint}")
     if spec.width < 1 or spec.depth < (0 if spec.name == "mlp" else 1):
         raise ValueError(f"model.width and model.depth must be at least 1, not {spec.width} and {spec.depth}")
-    if spec.name in ("mlp", "transformer"):
+    inputs: Any
+    if spec.name in FLAT:
         inputs = math.prod(input_shape)
     elif len(input_shape) == 3:
-        inputs = input_shape[0]
+        inputs = input_shape if spec.name == "conv" else input_shape[0]
     else:
         raise ValueError(
             f"{spec.name} reads images (channels, height, width), not inputs of shape {input_shape}; use mlp"
@@ -64,16 +70,17 @@ def build(spec: ModelSpec, input_shape: tuple[int, ...], num_classes: int, *, ge
     with torch.device("meta"):
         model = MODELS[spec.name](inputs, num_classes, width=spec.width, depth=spec.depth, batchnorm=spec.batchnorm)
     model.to_empty(device="cpu")
-    initialise(model, generator)
+    initialise(model, generator, law=spec.init)
     return model
 
 
 @torch.no_grad()
-def initialise(model: nn.Module, generator: Generator) -> None:
+def initialise(model: nn.Module, generator: Generator, *, law: str = "he") -> None:
     """Draw all weights anew, in module order.
 
     Linear maps and convolutions: normal with variance 2 / fan-in, the law that keeps the size of ReLU activations
-    (He et al. 2015, eq. 10); `classifier`: 1 / fan-in, as no ReLU follows it. Biases 0; batch normalisation 1 and 0,
+    (He et al. 2015, eq. 10); `classifier`: 1 / fan-in, as no ReLU follows it. With law "glorot": normal with variance
+    2 / (fan-in + fan-out) everywhere (Glorot, Bengio 2010, eq. 12). Biases 0; batch normalisation 1 and 0,
     its running mean and variance 0 and 1. Without batch normalisation the last convolution of each of L residual
     branches is divided by sqrt(L), without which activations double from block to block (Hanin, Rolnick 2018).
 
@@ -86,7 +93,11 @@ def initialise(model: nn.Module, generator: Generator) -> None:
         if isinstance(module, nn.Linear | nn.Conv2d):
             gain = 1.0 if name == "classifier" else 2.0
             fan_in = module.weight[0].numel()
-            module.weight.normal_(0.0, math.sqrt(gain / fan_in), generator=generator)
+            variance = gain / fan_in
+            if law == "glorot":
+                fan_out = len(module.weight) * module.weight[0, 0].numel()
+                variance = 2 / (fan_in + fan_out)
+            module.weight.normal_(0.0, math.sqrt(variance), generator=generator)
             if module.bias is not None:
                 module.bias.zero_()
         elif isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d | nn.LayerNorm):

@@ -10,6 +10,8 @@ from nucleate.spec.parts import MeasureSpec as MeasureSpec
 from nucleate.spec.parts import ModelSpec as ModelSpec
 from nucleate.spec.parts import TrainSpec as TrainSpec
 from nucleate.spec.prune import PruneRunSpec as PruneRunSpec
+from nucleate.spec.tickets import LadderSpec as LadderSpec
+from nucleate.spec.tickets import TicketsSpec as TicketsSpec
 from nucleate.spec.toml import SCHEMA_VERSION as SCHEMA_VERSION
 from nucleate.spec.toml import SpecError as SpecError
 from nucleate.spec.toml import digest as digest

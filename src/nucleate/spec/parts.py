@@ -33,13 +33,16 @@ class ModelSpec:
     """Which network is trained."""
 
     name: str = "mlp"
-    """mlp, convnet, resnet, transformer, or `package.module:function` (called with input_shape, num_classes)."""
+    """mlp, lenet, convnet, conv, resnet, transformer, or `package.module:function` (of input_shape, num_classes)."""
     width: int = 256
-    """Units of a hidden layer (mlp, transformer) or channels of the first stage (convnet, resnet)."""
+    """Units of a hidden layer (mlp, transformer, lenet's first) or channels of the first stage (all convolutional)."""
     depth: int = 3
-    """Hidden layers (mlp), convolutions (convnet) residual blocks in each stage (resnet), blocks (transformer)."""
+    """Hidden layers (mlp), convolutions (convnet, conv), residual blocks in each stage (resnet), blocks
+    (transformer); lenet has two hidden layers."""
     batchnorm: bool = False
     """Batch normalisation after every hidden linear map or convolution."""
+    init: Literal["he", "glorot"] = "he"
+    """Law of the initial weights: variance 2 / fan-in (1 / fan-in for the last map), or 2 / (fan-in + fan-out)."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,6 +17,7 @@ STUDIES: dict[str, str] = {
     "compare": "nucleate.studies.compare",
     "descent": "nucleate.studies.descent",
     "prune": "nucleate.studies.prune",
+    "tickets": "nucleate.studies.tickets",
 }
 """A spec's `study` -> module with `run(spec, *, root, data_root, threads, tick) -> Run` and `size(spec) -> int`.
 

@@ -1,0 +1,109 @@
+"""Sections of the tickets study: the ladder against its controls, learning curves by level, what a ticket is."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from nucleate.report.charts.chart import Chart, Section
+
+
+def _ladder(title: str, metric: str, y_label: str, **fields: Any) -> Chart:
+    return Chart(
+        title=title,
+        metric=metric,
+        x="density",
+        x_label="share of weights remaining",
+        y_label=y_label,
+        log_x=True,
+        reverse_x=True,
+        **fields,
+    )
+
+
+_SHOWN = tuple(f"{arm}, {level}" for arm, level in (("ticket", 0), ("ticket", 3), ("ticket", 8), ("reinit", 8)))
+
+SECTIONS = (
+    Section(
+        id="tickets",
+        study="tickets",
+        title="Tickets and their controls",
+        caption="A winning ticket stays at the dense network's accuracy and reaches its smallest validation loss "
+        "earlier, where the same mask with fresh weights, or a random mask of the same layer ratios, falls behind.",
+        charts=(
+            _ladder("Accuracy at the validation minimum", "stop_accuracy", "share of test points", by=("arm",)),
+            _ladder(
+                "Step of the smallest validation loss", "stop_step", "step", by=("arm",), split="validation", log_y=True
+            ),
+            _ladder("Accuracy at the end", "end_accuracy", "share of test points", by=("arm",)),
+            _ladder(
+                "Smallest validation loss", "stop_loss", "cross-entropy", by=("arm",), split="validation", log_y=True
+            ),
+        ),
+    ),
+    Section(
+        id="tickets-curves",
+        study="tickets",
+        title="Learning curves by level",
+        caption="Validation curves of each arm and level: look for tickets that learn faster than the dense network, "
+        "level 0.",
+        charts=tuple(
+            Chart(
+                title=title,
+                metric=metric,
+                x="step",
+                x_label="step",
+                y_label=y_label,
+                by=("arm", "level"),
+                split="validation",
+                log_y=log_y,
+                main=_SHOWN,
+            )
+            for title, metric, y_label, log_y in (
+                ("Validation loss", "loss", "cross-entropy", True),
+                ("Validation accuracy", "accuracy", "share of validation points", False),
+            )
+        ),
+    ),
+    Section(
+        id="tickets-portrait",
+        study="tickets",
+        title="What a ticket is",
+        caption="Where its weights lie, how much of the mask other seeds share, what training does to signs and sizes, "
+        "and which inputs survive.",
+        charts=(
+            _ladder(
+                "Layer densities", "layer_density", "share of the layer's weights", by=("part",), split="", log_y=True
+            ),
+            _ladder("Signs that training keeps", "sign_agreement", "share of kept weights", by=("part",), split=""),
+            _ladder("Overlap of masks between seeds", "overlap", "Jaccard", split=""),
+            _ladder("Overlap by chance", "overlap_chance", "Jaccard", split=""),
+            _ladder("Distance travelled", "distance", "|w - w0| / |w0|", split=""),
+            _ladder("Weights on live paths", "live_share", "share of kept weights", split=""),
+            Chart(
+                title="Surviving inputs at the last level",
+                metric="input_weights",
+                x="column",
+                x_label="column",
+                y="row",
+                y_label="row from the bottom",
+                split="",
+            ),
+        ),
+    ),
+    Section(
+        id="tickets-collapse",
+        study="tickets",
+        title="Collapse along the ladder",
+        caption="Neural collapse of each level, at its end, on training points: a winning ticket should collapse "
+        "as its dense parent does.",
+        charts=tuple(
+            _ladder(title, metric, "0 is full collapse", split="train", layer="penultimate", log_y=True)
+            for title, metric in (
+                ("NC1", "nc1"),
+                ("NC2, equal angles", "nc2_equiangle"),
+                ("NC3", "nc3"),
+                ("NC4", "nc4"),
+            )
+        ),
+    ),
+)

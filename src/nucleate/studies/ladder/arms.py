@@ -1,0 +1,158 @@
+"""The trainings of a level: the ticket, and the controls beside it."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from nucleate.data.sources import generator
+from nucleate.models import build
+from nucleate.pruning.masks import Masks
+from nucleate.pruning.scores import scores
+from nucleate.pruning.select import select
+from nucleate.spec import ModelSpec, TicketsSpec, TrainSpec
+from nucleate.studies.ladder import masks as rungs
+from nucleate.studies.ladder.task import Job, Task
+from nucleate.training.loop import learning_rate
+from nucleate.training.rewind import RewindPoint
+
+TICKET = "ticket"
+PER_CLASS = 10
+"""Training points of each class on which the scores of an untrained network are taken (Tanaka et al. 2020)."""
+
+
+class Arms:
+    """Makes the jobs of a level for one seed: from the dense network's and the level before's trained weights."""
+
+    def __init__(self, spec: TicketsSpec, task: Task, input_shape: tuple[int, ...], seed: int) -> None:
+        self.spec, self.task, self.shape, self.seed = spec, task, input_shape, seed
+        self.dense = build(spec.model, input_shape, task.num_classes, generator=torch.Generator().manual_seed(seed))
+        self.initial = {k: v.clone() for k, v in self.dense.state_dict().items()}
+        self.batches = balanced_batches(task)
+
+    def ticket(self, level: int, masks: Masks, before: dict[str, Tensor], point: RewindPoint | None) -> Job:
+        """The level's ticket. `before`: trained weights of the level before; `point`: the state to go back to."""
+        ladder, train = self.spec.ladder, self.spec.train
+        start, weights = point, self.initial
+        if ladder.after != "reset" and level:
+            start, weights = None, before
+            if ladder.after == "fine-tune":
+                start = point
+                train = replace(train, lr=learning_rate(train, train.epochs - 1), schedule="constant")
+        keep = ladder.rewind_step if ladder.rewind_step and not level else None
+        return self._job(TICKET, level, masks, weights, start=start, keep=keep, train=train)
+
+    def controls(
+        self, level: int, masks: Masks, trained: dict[str, Tensor], point: RewindPoint | None
+    ) -> Iterator[Job]:
+        """The level's controls. `trained`: the dense network's weights at its end."""
+        ladder = self.spec.ladder
+        if ladder.control_levels and level not in ladder.control_levels:
+            return
+        reset = point if ladder.after == "reset" else None
+
+        def drawn(purpose: str) -> torch.Generator:
+            return generator(self.seed, f"{purpose} {level}")
+
+        for name in ladder.controls:
+            if name == "reinit":
+                fresh = build(self.spec.model, self.shape, self.task.num_classes, generator=drawn("reinit"))
+                yield self._job(name, level, masks, fresh.state_dict())
+            elif name == "random":
+                yield self._job(name, level, rungs.random_masks(masks, drawn(name)), self.initial, start=reset)
+            elif name == "layer-shuffle":
+                yield self._job(name, level, rungs.layer_shuffle(masks, drawn(name)), self.initial, start=reset)
+            elif name == "global-shuffle":
+                yield self._job(name, level, rungs.global_shuffle(masks, drawn(name)), self.initial, start=reset)
+            elif name == "inverted":
+                yield self._job(name, level, rungs.smallest(trained, masks), self.initial, start=reset)
+            elif name == "one-shot":
+                yield self._job(name, level, rungs.largest(trained, masks), self.initial, start=reset)
+            elif name == "one-shot-longer":
+                longer = replace(self.spec.train, epochs=level * self.spec.train.epochs)
+                yield self._job(name, level, rungs.largest(trained, masks), self.initial, start=reset, train=longer)
+            elif name == "dense-small":
+                yield self._small(level, masks.kept)
+        for method in ladder.at_init:
+            yield self._job(f"{method}-init", level, self.at_init(method, masks.kept), self.initial)
+
+    def longer(self) -> Iterator[Job]:
+        """The dense network trained as long as all rounds together were, judged at the budget of each level."""
+        ladder, epochs = self.spec.ladder, self.spec.train.epochs
+        if "dense-longer" in ladder.controls:
+            levels = [n for n in range(1, ladder.rounds + 1) if not ladder.control_levels or n in ladder.control_levels]
+            told = tuple((n + 1) * epochs for n in levels)
+            train = replace(self.spec.train, epochs=max(told))
+            dense = Masks.dense(rungs.prunable(self.dense))
+            yield self._job("dense-longer", 0, dense, self.initial, train=train, told=told)
+
+    def at_init(self, method: str, kept: int) -> Masks:
+        """Masks by a score of the untrained network, compared between all layers; a layer may lose everything."""
+        found = scores(self._fresh(self.initial), method, self.batches, include=("output",), seed=self.seed)
+        return select(found, kept / sum(s.numel() for s in found.values()), allow_empty=True)
+
+    def _small(self, level: int, kept: int) -> Job:
+        spec = replace(self.spec.model, width=matching_width(self.spec.model, self.shape, self.task.num_classes, kept))
+        small = build(spec, self.shape, self.task.num_classes, generator=generator(self.seed, f"dense-small {level}"))
+        return self._job("dense-small", level, Masks.dense(rungs.prunable(small)), small.state_dict(), model=small)
+
+    def _job(
+        self,
+        arm: str,
+        level: int,
+        masks: Masks,
+        weights: dict[str, Tensor],
+        *,
+        model: nn.Module | None = None,
+        train: TrainSpec | None = None,
+        **rest: Any,
+    ) -> Job:
+        return Job(
+            arm=arm,
+            level=level,
+            seed=self.seed,
+            model=self._fresh(weights) if model is None else model,
+            masks=masks,
+            spec=train or self.spec.train,
+            **rest,
+        )
+
+    def _fresh(self, weights: dict[str, Tensor]) -> nn.Module:
+        """A network that shares no memory with any other."""
+        model = copy.deepcopy(self.dense)
+        model.load_state_dict(weights)
+        return model
+
+
+def matching_width(spec: ModelSpec, shape: tuple[int, ...], classes: int, kept: int) -> int:
+    """Width at which the dense network's number of prunable weights is nearest to `kept`.
+
+    Raises:
+        ValueError: for a network whose width is no argument.
+
+    >>> matching_width(ModelSpec(name="lenet", width=300), (1, 28, 28), 10, 56_094)
+    69
+    """
+    if ":" in spec.name:
+        raise ValueError(f"the control dense-small needs a network whose width is an argument, not {spec.name}")
+
+    def size(width: int) -> int:
+        model = build(replace(spec, width=width), shape, classes, generator=torch.Generator())
+        return sum(w.numel() for w in rungs.prunable(model).values())
+
+    low, high = 1, spec.width
+    while low < high:
+        middle = (low + high) // 2
+        low, high = (middle + 1, high) if size(middle) < kept else (low, middle)
+    return min((max(1, low - 1), low), key=lambda w: abs(size(w) - kept))
+
+
+def balanced_batches(task: Task) -> list[tuple[Tensor, Tensor]]:
+    """One batch of the first training points of each class."""
+    index = torch.cat([torch.nonzero(task.labels == c).flatten()[:PER_CLASS] for c in range(task.num_classes)])
+    return [(task.inputs[index], task.labels[index])]

@@ -1,0 +1,126 @@
+"""Two ways to train the jobs of a level: one after another by steps, or all at once as a stack. Both tell the same."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import nn
+
+from nucleate.machine.tuning import Tuning
+from nucleate.studies.ladder.task import Job, Outcome, Task, right
+from nucleate.training.chain import layers_of
+from nucleate.training.rewind import RewindPoint
+from nucleate.training.stacked import Replica, Stack
+from nucleate.training.steps import StepTraining
+
+STACKED_PARAMETERS = 50_000
+"""Above this size the weights of several networks no longer fit into the cache, and stacking gains nothing."""
+
+Tick = Callable[[int], None]
+
+
+def stackable(model: nn.Module) -> bool:
+    """Whether networks of this kind are trained faster stacked: small multi-layer perceptrons."""
+    try:
+        layers_of(model)
+    except ValueError:
+        return False
+    return sum(p.numel() for p in model.parameters()) <= STACKED_PARAMETERS
+
+
+def train_by_steps(
+    job: Job,
+    task: Task,
+    tuning: Tuning,
+    *,
+    every: int,
+    tick: Tick,
+    resume: tuple[Outcome, RewindPoint] | None = None,
+    save: Callable[[Outcome, StepTraining], None] = lambda outcome, training: None,
+) -> Outcome:
+    """Train one job, evaluating at its start, every so many steps, and at its horizons.
+
+    `save` is called after every evaluation; the outcome so far and the training's snapshot are what a later `resume`
+    needs to end in the same bits.
+    """
+    training = StepTraining(
+        job.model, task.inputs, task.labels, task.num_classes, job.spec, tuning, seed=job.seed, masks=job.masks
+    )
+    if job.start is not None:
+        training.rewind(job.start)
+    outcome = Outcome()
+    if resume is not None:
+        outcome, point = resume
+        training.rewind(point)
+    else:
+        _look(outcome, training, task)
+    horizons = {epochs * training.per_epoch: epochs for epochs in job.horizons}
+    stops = set(range(0, training.horizon, every)) | set(horizons) | ({job.keep} if job.keep is not None else set())
+    for stop in sorted(s for s in stops if s >= training.step):
+        before, begun = training.step, time.process_time()
+        training.run(stop)
+        outcome.seconds += time.process_time() - begun
+        tick(stop // training.per_epoch - before // training.per_epoch)
+        if stop == job.keep:
+            outcome.kept = training.snapshot()
+        if stop > outcome.steps[-1] and (stop % every == 0 or stop in horizons):
+            _look(outcome, training, task)
+        if stop in horizons:
+            outcome.judge(horizons[stop], right(training.logits(task.test_inputs), task.test_labels))
+        save(outcome, training)
+    outcome.weights = {k: v.detach().cpu().clone() for k, v in job.model.state_dict().items()}
+    outcome.end = training.snapshot()
+    return outcome
+
+
+def _look(outcome: Outcome, training: StepTraining, task: Task) -> None:
+    logits = training.logits(task.validation_inputs)
+    if outcome.see(training.step, logits, task.validation_labels):
+        outcome.best = right(training.logits(task.test_inputs), task.test_labels)
+
+
+def train_stacked(jobs: Sequence[Job], task: Task, tuning: Tuning, *, tick: Tick) -> list[Outcome]:
+    """Train all jobs at once, evaluating after every epoch.
+
+    Raises:
+        ValueError: if one of them starts from the middle of a training.
+    """
+    if any(job.start is not None or job.keep is not None for job in jobs):
+        raise ValueError("a stack starts at step 0")
+    replicas = [
+        Replica(model=job.model, labels=task.labels, spec=job.spec, seed=job.seed, masks=job.masks) for job in jobs
+    ]
+    stack = Stack(replicas, task.inputs, task.num_classes, tuning)
+    outcomes = [Outcome() for _ in jobs]
+    begun = time.process_time()
+    for epoch in stack:
+        spent, begun = time.process_time() - begun, time.process_time()
+        running = [r for r in range(len(jobs)) if epoch.number <= jobs[r].spec.epochs]
+        logits, test = stack.logits(task.validation_inputs), stack.logits(task.test_inputs)
+        for r in running:
+            outcome, job = outcomes[r], jobs[r]
+            outcome.seconds += spent / len(running)
+            if outcome.see(epoch.step, logits[r], task.validation_labels):
+                outcome.best = right(test[r], task.test_labels)
+            if epoch.number in job.horizons:
+                outcome.judge(epoch.number, right(test[r], task.test_labels))
+        tick(len(running) if epoch.number else 0)
+        begun = time.process_time()
+    for r, outcome in enumerate(outcomes):
+        outcome.weights = {k: v.detach().cpu() for k, v in stack.state_dict(r).items()}
+    return outcomes
+
+
+def check_finite(jobs: Sequence[Job], outcomes: Sequence[Outcome]) -> None:
+    """Refuse a training that diverged.
+
+    Raises:
+        ValueError: naming it.
+    """
+    for job, outcome in zip(jobs, outcomes, strict=True):
+        if not all(bool(torch.isfinite(w).all()) for w in outcome.weights.values()):
+            raise ValueError(
+                f"{job.arm} of level {job.level}, seed {job.seed}, diverged: lower the learning rate ({job.spec.lr:g})"
+            )
