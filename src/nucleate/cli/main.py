@@ -7,12 +7,14 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 
+from nucleate.cli.bias import bias
 from nucleate.cli.claims import claims
 from nucleate.cli.collapse import collapse
 from nucleate.cli.compare import compare
 from nucleate.cli.data import data
 from nucleate.cli.descent import descent
 from nucleate.cli.doctor import doctor
+from nucleate.cli.lazy import lazy
 from nucleate.cli.prune import prune
 from nucleate.cli.report import report
 from nucleate.cli.tickets import tickets
@@ -23,6 +25,8 @@ COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "compare": compare,
     "descent": descent,
     "tickets": tickets,
+    "lazy": lazy,
+    "bias": bias,
     "claims": claims,
     "report": report,
     "data": data,

@@ -1,10 +1,12 @@
 """What to run: frozen, keyword-only dataclasses, their hash, TOML in and out. Never imports torch."""
 
+from nucleate.spec.bias import BiasSpec as BiasSpec
 from nucleate.spec.collapse import CollapseSpec as CollapseSpec
 from nucleate.spec.compare import CompareSpec as CompareSpec
 from nucleate.spec.compare import DenseSpec as DenseSpec
 from nucleate.spec.compare import PruneSpec as PruneSpec
 from nucleate.spec.descent import DescentSpec as DescentSpec
+from nucleate.spec.lazy import LazySpec as LazySpec
 from nucleate.spec.parts import DataSpec as DataSpec
 from nucleate.spec.parts import MeasureSpec as MeasureSpec
 from nucleate.spec.parts import ModelSpec as ModelSpec

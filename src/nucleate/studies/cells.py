@@ -18,6 +18,8 @@ STUDIES: dict[str, str] = {
     "descent": "nucleate.studies.descent",
     "prune": "nucleate.studies.prune",
     "tickets": "nucleate.studies.tickets",
+    "lazy": "nucleate.studies.lazy",
+    "bias": "nucleate.studies.bias",
 }
 """A spec's `study` -> module with `run(spec, *, root, data_root, threads, tick) -> Run` and `size(spec) -> int`.
 

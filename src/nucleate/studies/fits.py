@@ -20,6 +20,7 @@ def fit_values(
     on which it predicts the right one. The loss is cross-entropy or, `squared`, the squared error summed over classes
     against one-hot targets less their mean.
 
+    >>> import torch
     >>> z = torch.eye(2)
     >>> rows = fit_values(z, torch.tensor([0, 0]), torch.tensor([0, 1]), z, torch.tensor([0, 1]), squared=True)
     >>> {(split, metric): value for split, metric, value in rows}["train", "memorised"]

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from nucleate.report.charts import compare, descent, prune, tickets
+from nucleate.report.charts import bias, compare, descent, lazy, prune, tickets
 from nucleate.report.charts.chart import Chart as Chart
 from nucleate.report.charts.chart import Section as Section
 from nucleate.report.gather import View
 
-SECTIONS: tuple[Section, ...] = (*compare.SECTIONS, *prune.SECTIONS, *descent.SECTIONS, *tickets.SECTIONS)
+SECTIONS: tuple[Section, ...] = (*compare.SECTIONS, *prune.SECTIONS, *descent.SECTIONS, *tickets.SECTIONS, *lazy.SECTIONS, *bias.SECTIONS,)
 """Sections of all studies, in the order of the page: add a study's own here."""
 
 

@@ -1,0 +1,15 @@
+"""nucleate lazy."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from nucleate.cli.seeds_inside import run_recipe
+from nucleate.recipes.lazy import RECIPES
+
+
+def lazy(args: Sequence[str]) -> int:
+    """Widen a shallow network step by step until it trains like its neural tangent kernel."""
+    from nucleate.studies.lazy import ladder_table
+
+    return run_recipe("lazy", args, RECIPES, default="digits", tell=ladder_table)
