@@ -9,7 +9,14 @@ from nucleate.report.charts.chart import Chart as Chart
 from nucleate.report.charts.chart import Section as Section
 from nucleate.report.gather import View
 
-SECTIONS: tuple[Section, ...] = (*compare.SECTIONS, *prune.SECTIONS, *descent.SECTIONS, *tickets.SECTIONS, *lazy.SECTIONS, *bias.SECTIONS,)
+SECTIONS: tuple[Section, ...] = (
+    *compare.SECTIONS,
+    *prune.SECTIONS,
+    *descent.SECTIONS,
+    *tickets.SECTIONS,
+    *lazy.SECTIONS,
+    *bias.SECTIONS,
+)
 """Sections of all studies, in the order of the page: add a study's own here."""
 
 
