@@ -1,5 +1,6 @@
 """A run is a folder."""
 
+from nucleate.runs.store import BusyError as BusyError
 from nucleate.runs.store import Record as Record
 from nucleate.runs.store import Run as Run
 from nucleate.runs.store import RunError as RunError

@@ -35,6 +35,10 @@ class RunError(ValueError):
     """A folder that is not a run, is damaged, or is in use."""
 
 
+class BusyError(RunError):
+    """Another process is working on the run."""
+
+
 class Run:
     """A run folder, to be read. `open_run` makes one."""
 
@@ -211,7 +215,7 @@ def write_run(root: str | Path, spec: Any, *, env: Mapping[str, Any], **content:
     The lock goes with the process that holds it, however that ends.
 
     Raises:
-        RunError: if the folder cannot be written, or another process works on it.
+        RunError: if the folder cannot be written; BusyError, which is one, if another process works on it.
     """
     path = run_path(root, spec, **content)
     try:
@@ -223,7 +227,7 @@ def write_run(root: str | Path, spec: Any, *, env: Mapping[str, Any], **content:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise RunError(
+            raise BusyError(
                 f"another process is working on {path}; wait for it, or look with `nucleate report`"
             ) from None
         try:

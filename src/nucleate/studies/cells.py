@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from nucleate.runs import Run
-from nucleate.runs.sweep import Tick, run_cells
+from nucleate.runs.sweep import Executor, Tick, run_cells
 
 STUDIES: dict[str, str] = {
     "collapse": "nucleate.studies.collapse",
@@ -41,11 +41,14 @@ def run_specs(
     root: Path,
     data_root: Path | None = None,
     jobs: int = 1,
+    executor: Executor | None = None,
     threads: int | None = None,
     progress: bool = True,
     label: str = "",
 ) -> list[Run]:
     """Run several specs, `jobs` at a time; finished ones are opened, not run again.
+
+    `executor` decides where: serial, processes or ray (see `run_cells`).
 
     `threads` of a run whose spec names none: one where several run at once, else as many as cores.
 
@@ -55,7 +58,9 @@ def run_specs(
     threads = threads or (None if jobs == 1 or len(specs) == 1 else 1)
     cells = [_Cell(spec, root, data_root, threads) for spec in specs]
     sizes = [_study(spec).size(spec) for spec in specs]
-    paths = run_cells(_work, cells, sizes=sizes, jobs=jobs, label=label or specs[0].recipe, progress=progress)
+    paths = run_cells(
+        _work, cells, sizes=sizes, jobs=jobs, executor=executor, label=label or specs[0].recipe, progress=progress
+    )
     return [Run(path) for path in paths]
 
 
