@@ -36,12 +36,21 @@ class Evidence:
         """(seeds, images) values of single held-out points."""
         return np.stack([run.array(name, when) for run in self.arms[arm]])
 
+    def where(self, arm: str, metric: str, *, split: str = "test", layer: str = "", **fields: Any) -> Floats:
+        """(seeds,) values of the record that has these fields, as `density=0.1`; nan where there is none."""
+        wanted = {"metric": metric, "split": split, "layer": layer, **fields}
+        return np.array([run.find(wanted) for run in self.arms[arm]])
+
+    def arrays(self, arm: str, file: str, name: str) -> Floats:
+        """(seeds, ...) arrays of a tensor file."""
+        return np.stack([run.run.tensors(file)[name].astype(np.float64) for run in self.arms[arm]])
+
 
 class _Loaded:
     def __init__(self, run: Run) -> None:
         self.run = run
         self.zero = int(run.env.get("zero_error_epoch", -1))
-        self.layers: list[str] = run.env["layers"]
+        self.layers: list[str] = run.env.get("layers", [])
 
     @cached_property
     def _index(self) -> dict[tuple[Any, ...], Record]:
@@ -53,6 +62,11 @@ class _Loaded:
 
     def _epoch(self, when: When) -> int:
         return {"start": 0, "zero": self.zero, "end": self._end}[when]
+
+    def find(self, wanted: Mapping[str, Any]) -> float:
+        rows = (row for row in self._index.values() if all(row.get(k) == v for k, v in wanted.items()))
+        row = next(rows, None)
+        return math.nan if row is None else float(row["value"])
 
     def value(self, metric: str, when: When, layer: str, split: str) -> float:
         row = self._index.get((metric, self._epoch(when), layer, split))

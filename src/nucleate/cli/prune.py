@@ -53,8 +53,8 @@ def prune(args: Sequence[str]) -> int:
 
 
 def _short(args: Sequence[str]) -> list[str]:
-    """`--model`, `--data`, `--method`, `--scope` and `--shape` for the fields that they name."""
+    """`--model`, `--data`, `--method`, `--scope`, `--shape` and `--layers` for the fields that they name."""
     names = {"--model": "--model.name", "--data": "--data.name"} | {
-        f"--{name}": f"--prune.{name}" for name in ("method", "scope", "shape")
+        f"--{name}": f"--prune.{name}" for name in ("method", "scope", "shape", "layers")
     }
     return [names.get(key, key) + sign + value for key, sign, value in (arg.partition("=") for arg in args)]

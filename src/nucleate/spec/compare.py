@@ -31,6 +31,8 @@ class PruneSpec:
     """global, layer, uniform, erk: between which weights scores are compared."""
     shape: str = "weight"
     """weight, 2:4, block:4x1, unit, channel, head: what is removed as one."""
+    layers: tuple[str, ...] = ()
+    """Names or patterns of the modules that may lose weights; all prunable ones if empty."""
     schedule: Literal["one-shot", "iterative"] = "one-shot"
     """one-shot: each density from the dense network; iterative: each density from the one before."""
     epochs: int = 0

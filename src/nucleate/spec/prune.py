@@ -24,8 +24,6 @@ class PruneRunSpec:
     train: TrainSpec = field(default_factory=lambda: TrainSpec(lr=0.01, schedule="constant"))
     """How it is trained on after pruning; `prune.epochs` and `prune.lr` say how long and how fast."""
     prune: PruneSpec = field(default_factory=PruneSpec)
-    layers: tuple[str, ...] = ()
-    """Names or patterns of the modules that may lose weights; all prunable ones if empty."""
     density: float | None = None
     """Kept share of the prunable weights."""
     largest_loss: float | None = None

@@ -18,6 +18,7 @@ import safetensors.torch
 import torch
 
 from nucleate.functions import find_function, is_function_name
+from nucleate.geometry.moments import Moments
 from nucleate.machine.tuning import Tuning
 from nucleate.probes.macs import layer_macs, remaining_macs
 from nucleate.probes.robustness import correct, pgd
@@ -126,6 +127,7 @@ class Levels:
         self.final = dense.weights(source, "final")
         self.macs = layer_macs(self.model, self.data.train_inputs[:1].to(spec.train.device))
         self.masks: Masks | None = None
+        self.at_once: np.ndarray[Any, Any] | None = None
 
     def run(self, tick: Tick) -> None:
         """All levels that are not stored yet."""
@@ -161,13 +163,16 @@ class Levels:
                 loss=partial(loss_of, kind=self.spec.train.loss, num_classes=self.data.num_classes),
                 scope=how.scope,
                 shape=how.shape,
+                layers=how.layers or None,
                 masks=self.masks,
                 initial=self.initial,
                 seed=self.spec.seed,
             )
             self.masks = done.masks
             self.writer.update_env(**{"pruned": done.record})
-            before = {"accuracy_before_training": self._evaluate().values["test", "accuracy"]}
+            at_once = self._evaluate()
+            before = {"accuracy_before_training": at_once.values["test", "accuracy"]}
+            self.at_once = at_once.correct
         if how.epochs:
             self._train_on()
         self._store(level, density, self.masks, before)
@@ -206,6 +211,10 @@ class Levels:
             ("", "compression"): 4 * parameters / size,
         }
         arrays = {"test_correct": tested.correct, **weight_histograms(self.model)}
+        if level == 0:
+            arrays |= self._information()
+        elif self.at_once is not None:
+            arrays["correct_before_training"] = self.at_once
         if self.spec.robustness and self.data.train_inputs.is_floating_point():
             survived = self._attack()
             values["test", "pgd_accuracy"] = float(survived.mean())
@@ -218,6 +227,20 @@ class Levels:
         self.writer.save_tensors(f"level-{level:02d}", arrays)
         self.writer.append(rows)
         self.writer.checkpoint(self._state(level + 1))
+
+    def _information(self) -> dict[str, np.ndarray[Any, Any]]:
+        """What each input value tells of the class: the share of its variance between the classes (eta squared)."""
+        x = self.data.train_inputs
+        if not x.is_floating_point():
+            return {}
+        moments = Moments(self.data.num_classes, x[0].numel())
+        moments.update(x.flatten(1), self.data.train_labels)
+        share = moments.counts.double() / moments.counts.sum()
+        mean = share @ moments.means
+        between = share @ (moments.means - mean).square()
+        total = (x.flatten(1).double() - mean).square().mean(0)
+        told = torch.where(total > 0, between / total.clamp_min(1e-300), 0.0)
+        return {"input_information": told.numpy()}
 
     def _attack(self) -> np.ndarray[Any, Any]:
         count = min(self.spec.robustness, len(self.data.test_labels))

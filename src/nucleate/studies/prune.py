@@ -78,7 +78,7 @@ def run(
     check(spec)
     setting = prepare(spec, data_root, threads)
     load_weights(setting.model, spec.weights)
-    coverage(setting.model, layers=spec.layers or None)
+    coverage(setting.model, layers=spec.prune.layers or None)
     content = setting.content | {
         "weights": _digest(Path(spec.weights)),
         "metric": sources(spec.metric, spec.prune.method),
@@ -136,7 +136,7 @@ def covered(spec: PruneRunSpec, data_root: Path | None = None) -> str:
         ValueError: for data, a model or layers that cannot be used.
     """
     model = prepare(spec, data_root, None).model
-    return str(coverage(model, layers=spec.layers or None))
+    return str(coverage(model, layers=spec.prune.layers or None))
 
 
 class Search:
@@ -209,7 +209,7 @@ class Search:
             loss=partial(loss_of, kind=spec.train.loss, num_classes=self.data.num_classes),
             scope=how.scope,
             shape=how.shape,
-            layers=spec.layers or None,
+            layers=spec.prune.layers or None,
             seed=spec.seed,
         )
         if how.epochs:
