@@ -15,6 +15,7 @@ from nucleate.cli.data import data
 from nucleate.cli.descent import descent
 from nucleate.cli.doctor import doctor
 from nucleate.cli.lazy import lazy
+from nucleate.cli.probe import probe
 from nucleate.cli.prune import prune
 from nucleate.cli.report import report
 from nucleate.cli.tickets import tickets
@@ -22,6 +23,7 @@ from nucleate.cli.tickets import tickets
 COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "collapse": collapse,
     "prune": prune,
+    "probe": probe,
     "compare": compare,
     "descent": descent,
     "tickets": tickets,

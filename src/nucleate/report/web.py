@@ -112,18 +112,23 @@ def _title(found: Sequence[View]) -> str:
 
 def _lede(found: Sequence[View]) -> str:
     first = found[0]
-    data, model = first.spec.get("data") or {}, first.spec.get("model") or {}
+    data, model = _name(first.spec.get("data")), _name(first.spec.get("model"))
     facts = []
     if len(found) > 1:
         facts.append(f"{len(found)} runs")
-    if data.get("name"):
+    if data:
         size = (first.env.get("data") or {}).get("train")
-        facts.append(f"data {data['name']}" + (f" ({size:,} training points)" if isinstance(size, int) else ""))
-    if model.get("name"):
+        facts.append(f"data {data}" + (f" ({size:,} training points)" if isinstance(size, int) else ""))
+    if model:
         size = first.env.get("parameters")
-        facts.append(f"model {model['name']}" + (f" ({size:,} parameters)" if isinstance(size, int) else ""))
+        facts.append(f"model {model}" + (f" ({size:,} parameters)" if isinstance(size, int) else ""))
     facts += [_progress(v) for v in found[:1]] if len(found) == 1 else []
     return " · ".join(facts)
+
+
+def _name(part: Any) -> str:
+    """Name of a spec's data or model, which is a table of a study's own, or the name alone."""
+    return str(part.get("name") or "") if isinstance(part, dict) else str(part or "")
 
 
 def _progress(v: View) -> str:

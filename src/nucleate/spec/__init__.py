@@ -11,6 +11,7 @@ from nucleate.spec.parts import DataSpec as DataSpec
 from nucleate.spec.parts import MeasureSpec as MeasureSpec
 from nucleate.spec.parts import ModelSpec as ModelSpec
 from nucleate.spec.parts import TrainSpec as TrainSpec
+from nucleate.spec.probe import ProbeSpec as ProbeSpec
 from nucleate.spec.prune import PruneRunSpec as PruneRunSpec
 from nucleate.spec.tickets import LadderSpec as LadderSpec
 from nucleate.spec.tickets import TicketsSpec as TicketsSpec

@@ -13,6 +13,7 @@ from nucleate.runs.sweep import Executor, Tick, run_cells
 
 STUDIES: dict[str, str] = {
     "collapse": "nucleate.studies.collapse",
+    "probe": "nucleate.studies.probe",
     "dense": "nucleate.studies.dense",
     "compare": "nucleate.studies.compare",
     "descent": "nucleate.studies.descent",

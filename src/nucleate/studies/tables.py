@@ -6,6 +6,7 @@ import math
 import statistics
 from collections.abc import Sequence
 
+from nucleate.probes.records import Records
 from nucleate.runs import Run
 
 SHOWN = {
@@ -73,3 +74,24 @@ def by_density(runs: Sequence[Run]) -> str:
     seeds = max((len(v) for by in found.values() for v in by.values()), default=0)
     lines.append(f"kept share of the prunable weights above; {seeds} seeds, ± one standard deviation")
     return "\n".join(lines)
+
+
+ALONG = (("", "test", "accuracy"), *(("penultimate", "train", m) for m in ("nc1", "nc2_etf", "nc3", "nc4", "chi")))
+"""What is shown of each checkpoint of a sweep: layer, split, metric."""
+
+
+def layer_by_layer(run: Run) -> str:
+    """The last layers of every checkpoint, then all layers of the last one, of a probe's run."""
+    rows = run.records
+    epochs = sorted({r["epoch"] for r in rows})
+    parts = []
+    if len(epochs) > 1:
+        lines = [f"{'checkpoint':>12s}" + "".join(f"{metric:>12s}" for _, _, metric in ALONG)]
+        values = {(r["epoch"], r["layer"], r["split"], r["metric"]): r["value"] for r in rows}
+        for epoch in epochs:
+            cells = (_number(values.get((epoch, *key), math.nan)) for key in ALONG)
+            lines.append(f"{epoch:12d}" + "".join(cells))
+        parts.append("\n".join(lines))
+    last = Records(r for r in rows if r["epoch"] == epochs[-1])
+    parts += [last.table(split) for split in dict.fromkeys(r["split"] for r in last)]
+    return "\n\n".join(parts)
