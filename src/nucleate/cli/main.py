@@ -18,6 +18,8 @@ from nucleate.cli.lazy import lazy
 from nucleate.cli.probe import probe
 from nucleate.cli.prune import prune
 from nucleate.cli.report import report
+from nucleate.cli.runs import runs
+from nucleate.cli.sweep import sweep
 from nucleate.cli.tickets import tickets
 
 COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
@@ -31,6 +33,8 @@ COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "bias": bias,
     "claims": claims,
     "report": report,
+    "sweep": sweep,
+    "runs": runs,
     "data": data,
     "doctor": doctor,
 }

@@ -220,16 +220,9 @@ def write_run(root: str | Path, spec: Any, *, env: Mapping[str, Any], **content:
     path = run_path(root, spec, **content)
     try:
         path.mkdir(parents=True, exist_ok=True)
-        lock = (path / ".lock").open("ab")
     except OSError as error:
         raise RunError(f"cannot write to {path}: {error.strerror}") from None
-    with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise BusyError(
-                f"another process is working on {path}; wait for it, or look with `nucleate report`"
-            ) from None
+    with held(path):
         try:
             # Whoever wrote these was killed: nobody else writes while the lock is held.
             for left_over in path.rglob(".*.tmp"):
@@ -243,6 +236,28 @@ def write_run(root: str | Path, spec: Any, *, env: Mapping[str, Any], **content:
             yield Writer(path)
         except OSError as error:
             raise RunError(f"cannot write to {path}: {error.strerror or error}") from error
+
+
+@contextmanager
+def held(path: Path) -> Iterator[None]:
+    """Hold the lock of a run folder.
+
+    Raises:
+        BusyError: if another process holds it.
+        RunError: if the folder cannot be written.
+    """
+    try:
+        lock = (path / ".lock").open("ab")
+    except OSError as error:
+        raise RunError(f"cannot write to {path}: {error.strerror}") from None
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise BusyError(
+                f"another process is working on {path}; wait for it, or look with `nucleate report`"
+            ) from None
+        yield
 
 
 def run_path(root: str | Path, spec: Any, **content: str) -> Path:

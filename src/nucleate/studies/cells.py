@@ -58,11 +58,17 @@ def run_specs(
     """
     threads = threads or (None if jobs == 1 or len(specs) == 1 else 1)
     cells = [_Cell(spec, root, data_root, threads) for spec in specs]
-    sizes = [_study(spec).size(spec) for spec in specs]
+    sizes = [size_of(spec) for spec in specs]
     paths = run_cells(
         _work, cells, sizes=sizes, jobs=jobs, executor=executor, label=label or specs[0].recipe, progress=progress
     )
     return [Run(path) for path in paths]
+
+
+def size_of(spec: Any) -> int:
+    """Units of a spec's work, mostly epochs: what the progress bar counts."""
+    size: int = _study(spec).size(spec)
+    return size
 
 
 def _work(cell: _Cell, tick: Tick) -> Path:
