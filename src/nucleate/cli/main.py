@@ -20,6 +20,7 @@ from nucleate.cli.prune import prune
 from nucleate.cli.report import report
 from nucleate.cli.runs import runs
 from nucleate.cli.sweep import sweep
+from nucleate.cli.supermask import supermask
 from nucleate.cli.tickets import tickets
 
 COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
@@ -31,6 +32,7 @@ COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "tickets": tickets,
     "lazy": lazy,
     "bias": bias,
+    "supermask": supermask,
     "claims": claims,
     "report": report,
     "sweep": sweep,

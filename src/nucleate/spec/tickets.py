@@ -51,6 +51,8 @@ class LadderSpec:
     """Levels at which controls are trained; all if empty."""
     at_init: tuple[str, ...] = ()
     """Scores by which the untrained network is pruned too, globally, to the ticket's number of weights."""
+    ablations: bool = False
+    """Each mask of `at_init` also shuffled within layers, and with fresh weights (Frankle et al. 2021)."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -21,6 +21,7 @@ STUDIES: dict[str, str] = {
     "tickets": "nucleate.studies.tickets",
     "lazy": "nucleate.studies.lazy",
     "bias": "nucleate.studies.bias",
+    "supermask": "nucleate.studies.supermask",
 }
 """A spec's `study` -> module with `run(spec, *, root, data_root, threads, tick) -> Run` and `size(spec) -> int`.
 

@@ -40,7 +40,8 @@ def size(spec: TicketsSpec) -> int:
     ladder, epochs = spec.ladder, spec.train.epochs
     levels = [n for n in range(1, ladder.rounds + 1) if not ladder.control_levels or n in ladder.control_levels]
     controls = [name for name in ladder.controls if name not in ("dense-longer", "one-shot-longer")]
-    total = 1 + ladder.rounds + len(levels) * (len(controls) + len(ladder.at_init))
+    at_init = len(ladder.at_init) * (3 if ladder.ablations else 1)
+    total = 1 + ladder.rounds + len(levels) * (len(controls) + at_init)
     total += sum(levels) if "one-shot-longer" in ladder.controls else 0
     total += max(levels, default=0) + 1 if "dense-longer" in ladder.controls else 0
     return spec.seeds * epochs * total
@@ -219,6 +220,9 @@ class _Ladder:
                 ("end_accuracy", "test", float(judged.correct_end.mean())),
             ):
                 rows.append({**base, **shared, "split": split, "metric": metric, "value": value})
+            if job.arm.endswith("-init"):
+                emptied = float(len(job.masks.emptied))
+                rows.append({**base, "step": 0, "split": "", "metric": "emptied", "value": emptied})
         if not job.told:
             for step, loss, accuracy in zip(outcome.steps, outcome.losses, outcome.accuracies, strict=True):
                 for metric, value in (("loss", loss), ("accuracy", accuracy)):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from nucleate.report.charts import bias, compare, descent, lazy, prune, tickets
+from nucleate.report.charts import bias, compare, descent, lazy, prune, supermask, tickets
 from nucleate.report.charts.chart import Chart as Chart
 from nucleate.report.charts.chart import Section as Section
 from nucleate.report.gather import View
@@ -16,6 +16,7 @@ SECTIONS: tuple[Section, ...] = (
     *tickets.SECTIONS,
     *lazy.SECTIONS,
     *bias.SECTIONS,
+    *supermask.SECTIONS,
 )
 """Sections of all studies, in the order of the page: add a study's own here."""
 

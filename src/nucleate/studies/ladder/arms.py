@@ -13,8 +13,7 @@ from torch import Tensor, nn
 from nucleate.data.sources import generator
 from nucleate.models import build
 from nucleate.pruning.masks import Masks
-from nucleate.pruning.scores import scores
-from nucleate.pruning.select import select
+from nucleate.pruning.prune import prune
 from nucleate.spec import ModelSpec, TicketsSpec, TrainSpec
 from nucleate.studies.ladder import masks as rungs
 from nucleate.studies.ladder.task import Job, Task
@@ -79,7 +78,13 @@ class Arms:
             elif name == "dense-small":
                 yield self._small(level, masks.kept)
         for method in ladder.at_init:
-            yield self._job(f"{method}-init", level, self.at_init(method, masks.kept), self.initial)
+            found = self.at_init(method, masks.kept)
+            yield self._job(f"{method}-init", level, found, self.initial)
+            if ladder.ablations:
+                shuffled = rungs.layer_shuffle(found, drawn(f"{method} shuffle"))
+                fresh = build(self.spec.model, self.shape, self.task.num_classes, generator=drawn(f"{method} reinit"))
+                yield self._job(f"{method}-init-shuffle", level, shuffled, self.initial)
+                yield self._job(f"{method}-init-reinit", level, found, fresh.state_dict())
 
     def longer(self) -> Iterator[Job]:
         """The dense network trained as long as all rounds together were, judged at the budget of each level."""
@@ -93,8 +98,16 @@ class Arms:
 
     def at_init(self, method: str, kept: int) -> Masks:
         """Masks by a score of the untrained network, compared between all layers; a layer may lose everything."""
-        found = scores(self._fresh(self.initial), method, self.batches, include=("output",), seed=self.seed)
-        return select(found, kept / sum(s.numel() for s in found.values()), allow_empty=True)
+        density = kept / sum(w.numel() for w in rungs.prunable(self.dense).values())
+        return prune(
+            self._fresh(self.initial),
+            method,
+            density,
+            batches=self.batches,
+            include=("output",),
+            seed=self.seed,
+            allow_empty=True,
+        ).masks
 
     def _small(self, level: int, kept: int) -> Job:
         spec = replace(self.spec.model, width=matching_width(self.spec.model, self.shape, self.task.num_classes, kept))
