@@ -19,8 +19,8 @@ from nucleate.cli.probe import probe
 from nucleate.cli.prune import prune
 from nucleate.cli.report import report
 from nucleate.cli.runs import runs
-from nucleate.cli.sweep import sweep
 from nucleate.cli.supermask import supermask
+from nucleate.cli.sweep import sweep
 from nucleate.cli.tickets import tickets
 
 COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
