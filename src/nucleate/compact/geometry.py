@@ -31,6 +31,8 @@ class Window:
         stride: Sequence[int],
         padding: Sequence[int],
         dilation: Sequence[int],
+        *,
+        places: Sequence[int] | None = None,
     ) -> None:
         self.batch, self.channels, self.height, self.width = size
         self.shape, self.stride, self.padding, self.dilation = shape, stride, padding, dilation
@@ -44,8 +46,8 @@ class Window:
                 f"an image of {self.height} x {self.width} with padding {tuple(padding)} is smaller than the window, "
                 f"{tuple(shape[2:])} with dilation {tuple(dilation)}"
             )
-        self.padded = [self.out[i] + self.reach[i] // stride[i] for i in range(2)]
-        """Places of a phase that are read, in y and x."""
+        self.padded = list(places or (self.out[i] + self.reach[i] // stride[i] for i in range(2)))
+        """Places of a phase in y and x: those that are read, unless the image lies in a larger one."""
         self.behind = [self.padded[i] - self.out[i] for i in range(2)]
         self.whole = self.out[1] * self.batch < SHORT
         plane = math.prod(self.padded)

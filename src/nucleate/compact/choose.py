@@ -1,0 +1,319 @@
+"""Dense, sparse, block-sparse or shrunk: chosen layer by layer, and for the whole network, by measuring."""
+
+from __future__ import annotations
+
+import copy
+import json
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from nucleate.compact import native
+from nucleate.compact.fold import folded, masked
+from nucleate.compact.plan import Plan
+from nucleate.compact.sparse import SparseConv2d, SparseLinear
+from nucleate.machine.matmul import fast_matmul, medium_keeps_float32
+
+LEAST_SECONDS = 0.05
+"""A candidate is run for at least so long, and five times."""
+
+MOST_PLANS = 8
+"""Input shapes for which an accelerated model keeps plans."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Choice:
+    """What was chosen: enough to build the same model again without measuring."""
+
+    form: str
+    """plan: all layers in one native call; sparse: sparse layers in torch's graph; dense; or none: as it was."""
+    channels_last: bool = False
+    fast_matmul: bool = False
+    layers: dict[str, str] = field(default_factory=dict)
+    """single, block or dense, by layer."""
+
+    def save(self, path: str | Path) -> None:
+        """Write it as JSON."""
+        Path(path).write_text(json.dumps(asdict(self), indent=1), encoding="utf-8")
+
+    @classmethod
+    def load(cls, path: str | Path) -> Choice:
+        """Read what `save` wrote.
+
+        Raises:
+            ValueError: if the file is not such a choice.
+        """
+        try:
+            return cls(**json.loads(Path(path).read_text(encoding="utf-8")))
+        except (OSError, UnicodeDecodeError, json.JSONDecodeError, TypeError) as error:
+            raise ValueError(f"{path} holds no choice of accelerate: {error}") from error
+
+
+@dataclass(frozen=True, kw_only=True)
+class Layer:
+    """One layer, measured on its own."""
+
+    name: str
+    weights: int
+    left: int
+    macs: int
+    """Multiply-adds of one forward pass when dense."""
+    seconds: dict[str, float]
+    """By form: dense, single, block."""
+    chosen: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """What was measured, and what came of it."""
+
+    shape: tuple[int, ...]
+    threads: int
+    layers: list[Layer]
+    seconds: dict[str, float]
+    """Of the whole network, by candidate, measured in turns; "as it was" among them."""
+    choice: Choice
+    chosen: str
+    """Which candidate."""
+    difference: float
+    """Largest absolute difference of the outputs on the example."""
+
+    @property
+    def speedup(self) -> float:
+        """Time as it was over the time of the chosen form."""
+        return self.seconds["as it was"] / self.seconds[self.chosen]
+
+    def __str__(self) -> str:
+        lines = [f"input {self.shape}, {self.threads} threads; milliseconds, median"]
+        lines += [
+            f"  {la.name:24} {la.left / max(1, la.weights):6.1%} of {la.weights:>9,} weights, "
+            + f"{la.macs / 1e6:9.1f} M multiply-adds  "
+            + "  ".join(f"{form} {1e3 * s:.3f}" for form, s in la.seconds.items())
+            + f"  -> {la.chosen}"
+            for la in self.layers
+        ]
+        lines += [f"  {name:40} {1e3 * s:9.3f}" for name, s in self.seconds.items()]
+        if self.chosen == "as it was":
+            lines.append("nothing is faster: the model is returned as it was")
+        else:
+            lines.append(f"chosen: {self.chosen}, {self.speedup:.2f}x; outputs differ by at most {self.difference:.1e}")
+        return "\n".join(lines)
+
+
+class Accelerated(nn.Module):
+    """A model for inference in the form that was fastest; `report` says why. In any other case it runs dense."""
+
+    report: Report | None = None
+
+    def __init__(self, dense: nn.Module, choice: Choice) -> None:
+        super().__init__()
+        self.choice = choice
+        self.dense = dense
+        self._plans: dict[tuple[int, ...], Plan | None] = {}
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The model's output."""
+        if self.choice.form == "plan" and not x.requires_grad:
+            plan = self._plan(x)
+            if plan is not None:
+                return plan(x)
+        if self.choice.channels_last and x.dim() == 4:
+            x = x.contiguous(memory_format=torch.channels_last)
+        with fast_matmul() if self.choice.fast_matmul else nullcontext():
+            return cast(Tensor, self.dense(x))
+
+    def _plan(self, x: Tensor) -> Plan | None:
+        key = tuple(x.shape)
+        if key not in self._plans:
+            if len(self._plans) == MOST_PLANS:
+                self._plans.pop(next(iter(self._plans)))
+            try:
+                self._plans[key] = Plan(cast(Any, self.dense), x, self.choice.layers)
+            except ValueError:
+                self._plans[key] = None
+        return self._plans[key]
+
+    def __getstate__(self) -> dict[str, Any]:
+        # A plan holds addresses; it is made anew where it is needed.
+        return {**self.__dict__, "_plans": {}}
+
+
+@torch.no_grad()
+def accelerate(
+    model: nn.Module, example: Tensor, *, masks: Mapping[str, Tensor] | None = None, choice: Choice | None = None
+) -> nn.Module:
+    """The model in the form that is fastest for inputs like `example`, on the threads that torch uses now.
+
+    Layer by layer, dense, single-weight and block-sparse forms are measured; then whole networks, in turns: as it was;
+    dense with batch normalisation folded, by the fast float32 route and in channels_last; sparse layers in torch's
+    graph; all layers in one native call. The fastest
+    whole network is returned, with `.report`; if nothing is faster, the model itself.
+
+    Args:
+        model: any module of one tensor; used in eval mode, never changed.
+        example: an input of the batch size to be fast at.
+        masks: 0 where a weight is pruned, by parameter name; without them whatever is 0 counts as pruned.
+        choice: build this form (`report.choice` of an earlier call) without measuring.
+
+    Returns:
+        An `Accelerated` module, for inference, or the model as it was.
+
+    Raises:
+        ValueError: for a mask that fits no parameter, or a choice that does not fit the model.
+
+    >>> net = nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 10))
+    >>> fast = accelerate(net, torch.ones(8, 64), choice=Choice(form="dense"))
+    >>> bool(torch.allclose(fast(torch.ones(8, 64)), net(torch.ones(8, 64)), atol=1e-5))
+    True
+    """
+    pruned = masked(model, masks)
+    if choice is not None:
+        return model if choice.form == "none" else _build(pruned, choice, example)
+    expected = pruned(example)
+    layers = _measure_layers(pruned, example)
+    candidates: dict[str, tuple[nn.Module, Choice]] = {"as it was": (pruned, Choice(form="none"))}
+    for name, wanted in _choices(pruned, {la.name: la.chosen for la in layers}, example).items():
+        try:
+            candidates[name] = (_build(pruned, wanted, example), wanted)
+        except ValueError:
+            continue
+    seconds = measure({name: partial(candidate, example) for name, (candidate, _) in candidates.items()})
+    best = min(seconds, key=seconds.__getitem__)
+    fast, chosen = candidates[best]
+    report = Report(
+        shape=tuple(example.shape),
+        threads=torch.get_num_threads(),
+        layers=layers,
+        seconds=seconds,
+        choice=chosen,
+        chosen=best,
+        difference=float((fast(example) - expected).abs().max()),
+    )
+    result = model if best == "as it was" else fast
+    result.report = report  # type: ignore[assignment]
+    return result
+
+
+def _choices(model: nn.Module, chosen: dict[str, str], example: Tensor) -> dict[str, Choice]:
+    """Whole networks worth measuring."""
+    images = example.dim() == 4 and any(isinstance(m, nn.Conv2d) for m in model.modules())
+    out = {"dense, folded": Choice(form="dense")}
+    if images:
+        out["dense, folded, channels_last"] = Choice(form="dense", channels_last=True)
+    if medium_keeps_float32():
+        out["dense, folded, fast products"] = Choice(form="dense", fast_matmul=True, channels_last=images)
+    if not native.available() or not chosen:
+        return out
+    if any(form != "dense" for form in chosen.values()):
+        out["sparse layers"] = Choice(form="sparse", layers=chosen)
+    # In a plan every layer is native: one that is best dense is held as whole blocks.
+    inside = {name: "block" if form == "dense" else form for name, form in chosen.items()}
+    out["one native call"] = Choice(form="plan", layers=inside)
+    return out
+
+
+def _build(pruned: nn.Module, choice: Choice, example: Tensor) -> nn.Module:
+    try:
+        dense: nn.Module = folded(pruned)
+    except ValueError:
+        if choice.form == "plan":
+            raise
+        dense = copy.deepcopy(pruned)
+    if choice.form == "plan":
+        Plan(cast(Any, dense), example, choice.layers)
+    elif choice.form == "sparse":
+        for name, form in choice.layers.items():
+            if form != "dense":
+                parent, _, last = name.rpartition(".")
+                setattr(dense.get_submodule(parent), last, _sparse(dense.get_submodule(name), form))
+    elif choice.form != "dense":
+        raise ValueError(f"there is no form {choice.form!r}; there are plan, sparse, dense and none")
+    if choice.channels_last:
+        dense = dense.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return Accelerated(dense.requires_grad_(False), choice).eval()
+
+
+def _sparse(layer: nn.Module, form: str) -> nn.Module:
+    block = 4 if form == "block" else 1
+    if isinstance(layer, nn.Linear):
+        return SparseLinear(layer, block=block, trainable=False)
+    assert isinstance(layer, nn.Conv2d)
+    return SparseConv2d(layer, block=block, trainable=False)
+
+
+def _measure_layers(model: nn.Module, example: Tensor) -> list[Layer]:
+    """Each linear map and convolution that runs once, on inputs of the size that it gets."""
+    inputs: dict[str, list[tuple[int, ...]]] = {}
+    hooks = [
+        module.register_forward_pre_hook(
+            lambda _, args, name=name: inputs.setdefault(name, []).append(tuple(args[0].shape))
+        )
+        for name, module in model.named_modules()
+        if type(module) in (nn.Linear, nn.Conv2d)
+    ]
+    model(example)
+    for hook in hooks:
+        hook.remove()
+    out = []
+    for name, shapes in inputs.items():
+        layer = model.get_submodule(name)
+        if len(shapes) != 1 or not example.is_floating_point():
+            continue
+        x = torch.randn(shapes[0], dtype=example.dtype, device=example.device)
+        forms: dict[str, nn.Module] = {"dense": layer}
+        if native.available() and x.dtype == torch.float32 and x.device.type == "cpu":
+            for form in ("single", "block"):
+                try:
+                    forms[form] = _sparse(layer, form)
+                except ValueError:
+                    continue
+        # The batch comes innermost from a sparse layer before, and stays so: that is what the sparse forms get.
+        turned = x.permute(*range(1, x.dim()), 0).contiguous().permute(-1, *range(x.dim() - 1))
+        calls: dict[str, Callable[[], object]] = {
+            form: partial(module, x if form == "dense" else turned) for form, module in forms.items()
+        }
+        if isinstance(layer, nn.Conv2d) and x.device.type == "cpu":
+            last = copy.deepcopy(layer).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+            image = x.contiguous(memory_format=torch.channels_last)
+            calls["channels_last"] = partial(last, image)
+        seconds = measure(calls)
+        if "channels_last" in seconds:
+            seconds["dense"] = min(seconds["dense"], seconds.pop("channels_last"))
+        weight = cast(Tensor, layer.weight)
+        positions = layer(x).numel() // weight.shape[0]
+        out.append(
+            Layer(
+                name=name,
+                weights=weight.numel(),
+                left=int((weight != 0).sum()),
+                macs=positions * weight.numel(),
+                seconds=seconds,
+                chosen=min(seconds, key=seconds.__getitem__),
+            )
+        )
+    return out
+
+
+def measure(calls: Mapping[str, Callable[[], object]]) -> dict[str, float]:
+    """Median seconds of each call, in turns, so that a slow moment of the machine touches all.
+
+    On one thread it is the thread's CPU time, which other programs disturb least; else time on the wall.
+    """
+    clock = time.thread_time if torch.get_num_threads() == 1 else time.perf_counter
+    taken: dict[str, list[float]] = {name: [] for name in calls}
+    for call in calls.values():
+        call()
+    while min(sum(t) for t in taken.values()) < LEAST_SECONDS or min(len(t) for t in taken.values()) < 5:
+        for name, call in calls.items():
+            start = clock()
+            call()
+            taken[name].append(clock() - start)
+    return {name: statistics.median(t) for name, t in taken.items()}

@@ -1,0 +1,380 @@
+"""A whole network run in one native call: at small batches the dispatch of single operators costs more than their work.
+
+A plan is made for one input shape. Every value has a buffer (channels, padded height, padded width, batch), with room
+for the padding of those that read it, so that layers write where the next one reads and nothing is moved in between.
+"""
+
+from __future__ import annotations
+
+import operator
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, fx, nn
+from torch.fx.passes.shape_prop import ShapeProp
+
+from nucleate.compact import native
+from nucleate.compact.geometry import SHORT, Window
+from nucleate.compact.pattern import Pattern, narrow, pattern
+from nucleate.compact.sparse import conv_padding
+
+RELU = (F.relu, torch.relu, torch.relu_, "relu", "relu_")
+ADD = (operator.add, operator.iadd, torch.add, "add", "add_")
+FLATTEN = (torch.flatten, "flatten")
+
+
+@dataclass
+class Value:
+    """What a node of the network gives: (channels, height, width), a vector as (features, 1, 1)."""
+
+    channels: int
+    height: int
+    width: int
+    pad: int = 0
+    buffer: Tensor | None = None
+
+    @property
+    def rows(self) -> int:
+        """Rows of the padded image."""
+        return self.height + 2 * self.pad
+
+    @property
+    def pitch(self) -> int:
+        """Positions from one row to the next."""
+        return self.width + 2 * self.pad
+
+    def start(self, pad: int) -> int:
+        """Position of the first value of an image that is padded by `pad`."""
+        return (self.pad - pad) * (self.pitch + 1)
+
+
+class Plan:
+    """The native steps of a network for inputs of one shape; raises ValueError at what it cannot do.
+
+    `shapes` says for each layer "single" or "block": how its weights are held.
+    """
+
+    def __init__(self, graph: fx.GraphModule, example: Tensor, shapes: Mapping[str, str]) -> None:
+        if example.dtype != torch.float32 or example.device.type != "cpu" or not native.available():
+            raise ValueError("a plan runs float32 on the CPU, where the kernel is built")
+        self.batch = example.shape[0]
+        self.steps: list[native.Step] = []
+        self.names: list[str] = []
+        self.keep: list[Any] = []
+        self.shapes = shapes
+        self.lock = threading.Lock()
+        self.modules = dict(graph.named_modules())
+        ShapeProp(graph).propagate(example)
+        self.values: dict[fx.Node, Value] = {}
+        self.input_shape = tuple(example.shape)
+        self._pads: dict[fx.Node, int] = {}
+        for node in graph.graph.nodes:
+            self._need(node)
+        for node in graph.graph.nodes:
+            self._emit(node)
+        self.array = (native.Step * len(self.steps))(*self.steps)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """The network's output for an input of the plan's shape."""
+        x = x.contiguous()
+        y = torch.empty(self.output_shape)
+        with self.lock:
+            self.array[0].source = native.pointer(x)
+            self.array[len(self.array) - 1].target = native.pointer(y)
+            native.run(self.array, len(self.array))
+        return y
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of weights and of buffers."""
+        held = {t.data_ptr(): t.nbytes for t in self.keep}
+        return sum(held.values())
+
+    def _need(self, node: fx.Node) -> None:
+        """Note the padding that a convolution wants around what it reads."""
+        module = self.modules.get(str(node.target)) if node.op == "call_module" else None
+        if isinstance(module, nn.Conv2d):
+            padding = conv_padding(module)
+            if module.padding_mode != "zeros":
+                raise ValueError(f"{node.target}: padding mode {module.padding_mode!r}")
+            source = self._source(node)
+            if max(module.stride) == 1:
+                self._pads[source] = max(self._pads.get(source, 0), *padding)
+
+    def _source(self, node: fx.Node) -> fx.Node:
+        source = node.args[0]
+        if not isinstance(source, fx.Node):
+            raise ValueError(f"{node.name} reads no tensor")
+        return self._through(source)
+
+    def _through(self, node: fx.Node) -> fx.Node:
+        """The node that really makes a value: ReLUs are folded, and dropout gives what it gets."""
+        while node.op != "placeholder" and (self._kind(node) in ("relu", "same")):
+            inner = node.args[0]
+            assert isinstance(inner, fx.Node)
+            node = inner
+        return node
+
+    def _kind(self, node: fx.Node) -> str:
+        if node.op == "call_module":
+            module = self.modules[str(node.target)]
+            for kind, types in (
+                ("product", nn.Linear | nn.Conv2d),
+                ("relu", nn.ReLU),
+                ("same", nn.Identity | nn.Dropout | nn.Dropout2d),
+                ("flatten", nn.Flatten),
+                ("maximum", nn.MaxPool2d),
+                ("average", nn.AvgPool2d | nn.AdaptiveAvgPool2d),
+            ):
+                if isinstance(module, types):
+                    return kind
+            if isinstance(module, nn.Sequential) and not len(module):
+                return "same"
+            raise ValueError(f"{node.target}, {type(module).__name__}, has no native step")
+        if node.op in ("call_function", "call_method"):
+            for kind, targets in (("relu", RELU), ("add", ADD), ("flatten", FLATTEN)):
+                if node.target in targets:
+                    return kind
+            raise ValueError(f"{node.target} has no native step")
+        return node.op
+
+    def _relu_after(self, node: fx.Node) -> fx.Node | None:
+        users = list(node.users)
+        if len(users) == 1 and users[0].op != "output" and self._kind(users[0]) == "relu":
+            return users[0]
+        return None
+
+    def _value(self, node: fx.Node) -> Value:
+        shape = tuple(node.meta["tensor_meta"].shape)
+        if len(shape) not in (2, 4) or shape[0] != self.batch:
+            raise ValueError(f"{node.name} has shape {shape}: neither vectors nor images of the batch")
+        value = Value(*shape[1:], pad=self._pads.get(node, 0)) if len(shape) == 4 else Value(shape[1], 1, 1)
+        value.buffer = torch.zeros(value.channels * value.rows * value.pitch * self.batch)
+        self.keep.append(value.buffer)
+        self.values[node] = value
+        return value
+
+    def _layout(self, layout: native.Layout, value: Value) -> None:
+        n = self.batch
+        layout.phases, layout.batch, layout.column, layout.row = 1, 1, n, value.pitch * n
+        layout.channel, layout.pad_y, layout.pad_x = value.rows * value.pitch * n, value.pad, value.pad
+
+    def _step(self, kind: int, name: str) -> native.Step:
+        step = native.Step(kind=kind)
+        step.from_.phases = step.to.phases = 1
+        self.steps.append(step)
+        self.names.append(name)
+        return step
+
+    def _emit(self, node: fx.Node) -> None:
+        """Append a node's steps."""
+        kind = self._kind(node)
+        if kind == "placeholder":
+            if self.values:
+                raise ValueError("a plan reads one tensor")
+            self._read(node)
+        elif kind == "output":
+            self._write(node)
+        elif kind == "product":
+            self._product(node)
+        elif kind in ("maximum", "average"):
+            self._pool(node, kind)
+        elif kind == "add":
+            self._add(node)
+        elif kind == "flatten":
+            self._flatten(node)
+        elif kind == "relu" and not self._is_folded(node):
+            raise ValueError(f"{node.name} follows no layer that it could be folded into")
+        elif kind == "get_attr":
+            raise ValueError(f"{node.target} is a tensor of the model's own")
+
+    def _is_folded(self, relu: fx.Node) -> bool:
+        parent = self._parent(relu)
+        return self._relu_after(parent) is relu and self._kind(parent) in ("product", "add")
+
+    def _parent(self, node: fx.Node) -> fx.Node:
+        parent = node.args[0]
+        assert isinstance(parent, fx.Node)
+        return parent
+
+    def _read(self, node: fx.Node) -> None:
+        value = self._value(node)
+        step = self._step(native.COPY, "input")
+        step.target = native.pointer(value.buffer)
+        self._layout(step.to, value)
+        step.batch = self.batch
+        whole = value.channels * value.height * value.width
+        step.from_.batch, step.from_.column = whole, 1
+        if len(node.meta["tensor_meta"].shape) == 2:
+            # One long row, which is moved in tiles.
+            step.channels, step.height, step.width = 1, 1, value.channels
+        else:
+            step.channels, step.height, step.width = value.channels, value.height, value.width
+            step.from_.row, step.from_.channel = value.width, value.height * value.width
+
+    def _write(self, node: fx.Node) -> None:
+        source = node.args[0]
+        if not isinstance(source, fx.Node):
+            raise ValueError("a plan gives one tensor")
+        made = self._through(source)
+        value = self.values[made]
+        step = self._step(native.COPY, "output")
+        step.source = native.pointer(value.buffer)
+        self._layout(step.from_, value)
+        step.channels, step.height, step.width, step.batch = value.channels, value.height, value.width, self.batch
+        step.to.column, step.to.row, step.to.channel = 1, value.width, value.height * value.width
+        step.to.batch = value.channels * value.height * value.width
+        self.output_shape = tuple(source.meta["tensor_meta"].shape)
+
+    def _product(self, node: fx.Node) -> None:
+        module = self.modules[str(node.target)]
+        source = self.values[self._source(node)]
+        value = self._value_of_made(node)
+        name, n = str(node.target), self.batch
+        held = hold(module, self.shapes.get(name, "single"))
+        if isinstance(module, nn.Conv2d):
+            padding, stride = conv_padding(module), list(module.stride)
+            size = (n, source.channels, source.height, source.width)
+            shape, dilation = list(module.weight.shape), list(module.dilation)
+            if max(stride) > 1:
+                if stride[0] != stride[1]:
+                    raise ValueError(f"{name}: strides {tuple(stride)} differ")
+                window = Window(size, module.groups, shape, stride, padding, dilation)
+                places = [
+                    max(window.padded[i], -(-(extent + padding[i]) // stride[i]))
+                    for i, extent in enumerate((source.height, source.width))
+                ]
+                address = self._phases(source, stride[0], padding, places, name)
+            else:
+                places = [source.rows, source.pitch]
+                start = (source.pad - padding[0]) * source.pitch + source.pad - padding[1]
+                address = native.pointer(source.buffer, start * n)
+            window = Window(size, module.groups, shape, stride, padding, dilation, places=places)
+            groups, table, group_step, pitch = module.groups, window.table(), window.group_step, places[1]
+        else:
+            if source.height * source.width != 1:
+                raise ValueError(f"{name} reads vectors, not images: flatten them first")
+            groups, table, group_step, pitch = 1, torch.arange(held.columns), 0, 1
+            address = native.pointer(source.buffer)
+        offsets = _offsets(held, table, held.rows // groups, group_step)
+        values = held.gather(module.weight.detach().reshape(held.rows, held.columns))
+        bias = None if module.bias is None else module.bias.detach().clone()
+        self.keep += [held.pointers, offsets, values] + ([bias] if bias is not None else [])
+        step = self._step(native.PRODUCT, name)
+        p = step.product
+        p.rows, p.segments, p.block = held.rows, held.pointers.shape[0], held.block
+        p.pointers, p.indices, p.values = (native.pointer(t) for t in (held.pointers, offsets, values))
+        p.wide, p.bias = int(offsets.dtype == torch.int32), native.pointer(bias)
+        p.relu = int(self._relu_after(node) is not None)
+        p.x, p.unit, p.x_step = address, n, pitch * n
+        p.y = native.pointer(value.buffer, value.start(0) * n)
+        p.y_pitch, p.y_step = value.rows * value.pitch * n, value.pitch * n
+        p.lines, p.length = value.height, value.width * n
+        if value.width * n < SHORT and value.height > 1 and pitch == value.pitch:
+            p.lines, p.length = 1, ((value.height - 1) * pitch + value.width) * n
+            if value.pad:
+                clear = self._step(native.CLEAR, name)
+                clear.target = native.pointer(value.buffer)
+                self._layout(clear.to, value)
+                clear.channels, clear.height, clear.width = value.channels, value.height - 1, value.width
+
+    def _value_of_made(self, node: fx.Node) -> Value:
+        value = self._value(node)
+        relu = self._relu_after(node)
+        if relu is not None:
+            self.values[relu] = value
+        return value
+
+    def _phases(self, source: Value, stride: int, padding: list[int], places: list[int], name: str) -> int | None:
+        """Copy an image into one that is sorted by phase."""
+        n = self.batch
+        plane = places[0] * places[1] * n
+        image = torch.zeros(source.channels * stride * stride * plane)
+        self.keep.append(image)
+        step = self._step(native.COPY, name)
+        step.source, step.target = native.pointer(source.buffer), native.pointer(image)
+        self._layout(step.from_, source)
+        step.channels, step.height, step.width, step.batch = source.channels, source.height, source.width, n
+        to = step.to
+        to.phases, to.batch, to.column, to.row = stride, 1, n, places[1] * n
+        to.phase_x, to.phase_y, to.channel = plane, stride * plane, stride * stride * plane
+        to.pad_y, to.pad_x = padding
+        return native.pointer(image)
+
+    def _pool(self, node: fx.Node, kind: str) -> None:
+        module: Any = self.modules[str(node.target)]
+        source, value = self.values[self._source(node)], self._value(node)
+        step = self._step(native.MAXIMUM if kind == "maximum" else native.AVERAGE, str(node.target))
+        step.source, step.target = native.pointer(source.buffer), native.pointer(value.buffer)
+        self._layout(step.from_, source)
+        self._layout(step.to, value)
+        step.channels, step.height, step.width, step.batch = source.channels, source.height, source.width, self.batch
+        step.out_height, step.out_width = value.height, value.width
+        if isinstance(module, nn.AdaptiveAvgPool2d):
+            if (value.height, value.width) != (1, 1):
+                raise ValueError(f"{node.target}: an average to {value.height} x {value.width}")
+            window, stride, padding = (source.height, source.width), (1, 1), (0, 0)
+        else:
+            window, padding = _pair(module.kernel_size), _pair(module.padding)
+            stride = _pair(module.stride)
+            if kind == "average" and (max(padding) or module.ceil_mode or module.divisor_override):
+                raise ValueError(f"{node.target}: an average with padding, ceil_mode or divisor")
+            if kind == "maximum" and _pair(module.dilation) != (1, 1):
+                raise ValueError(f"{node.target}: a dilated maximum")
+        (step.window_y, step.window_x), (step.stride_y, step.stride_x) = window, stride
+        step.pad_y, step.pad_x = padding
+
+    def _add(self, node: fx.Node) -> None:
+        first, second = (self._through(a) if isinstance(a, fx.Node) else None for a in node.args[:2])
+        if first is None or second is None or node.kwargs:
+            raise ValueError(f"{node.name} adds no two tensors")
+        value = self._value_of_made(node)
+        for kind, source in ((native.COPY, self.values[first]), (native.ADD, self.values[second])):
+            if (source.channels, source.height, source.width) != (value.channels, value.height, value.width):
+                raise ValueError(f"{node.name} adds tensors of different shapes")
+            step = self._step(kind, node.name)
+            step.source, step.target = native.pointer(source.buffer), native.pointer(value.buffer)
+            self._layout(step.from_, source)
+            self._layout(step.to, value)
+            step.channels, step.height, step.width = value.channels, value.height, value.width
+            step.batch = self.batch
+            step.relu = int(kind == native.ADD and self._relu_after(node) is not None)
+
+    def _flatten(self, node: fx.Node) -> None:
+        source, value = self.values[self._source(node)], self._value(node)
+        if source.channels * source.height * source.width != value.channels or value.height * value.width != 1:
+            raise ValueError(f"{node.name} flattens the batch or a part of the image")
+        if source.pad == 0:
+            value.buffer = source.buffer
+            return
+        step = self._step(native.COPY, node.name)
+        step.source, step.target = native.pointer(source.buffer), native.pointer(value.buffer)
+        self._layout(step.from_, source)
+        self._layout(step.to, Value(source.channels, source.height, source.width))
+        step.channels, step.height, step.width, step.batch = source.channels, source.height, source.width, self.batch
+
+
+def hold(module: nn.Module, shape: str) -> Pattern:
+    """The pattern of a layer's weights that are not 0, as "single" weights or in a "block" of four rows."""
+    assert isinstance(module, nn.Linear | nn.Conv2d)
+    convolution = isinstance(module, nn.Conv2d)
+    window = module.kernel_size[1] if isinstance(module, nn.Conv2d) else 1
+    groups = module.groups if isinstance(module, nn.Conv2d) else 1
+    block = 4 if shape == "block" and (not convolution or module.weight.shape[0] // groups % 4 == 0) else 1
+    return pattern(module.weight.detach().flatten(1) != 0, block=block, window=window)
+
+
+def _offsets(held: Pattern, table: Tensor, rows_per_group: int, group_step: int) -> Tensor:
+    """Position of each entry's input."""
+    units = torch.arange(held.pointers.shape[1] - 1).repeat(held.pointers.shape[0])
+    row = torch.repeat_interleave(units, held.pointers.diff(dim=1).reshape(-1).long()) * held.block
+    offsets = table.long()[held.indices.long()] + row // rows_per_group * group_step
+    return narrow(offsets, int(offsets.max()) + 1 if len(offsets) else 0)
+
+
+def _pair(value: Any) -> tuple[int, int]:
+    return (value, value) if isinstance(value, int) else tuple(value)

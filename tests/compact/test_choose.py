@@ -1,0 +1,142 @@
+"""Whole networks in one native call, and the choice between forms: the same outputs, whatever is chosen."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Generator, Tensor, nn
+
+import nucleate.compact.choose as choose
+from nucleate.compact import native
+from nucleate.compact.choose import Accelerated, Choice, accelerate
+from nucleate.compact.fold import folded
+from nucleate.compact.plan import Plan
+from nucleate.models import build
+from nucleate.spec import ModelSpec
+
+NETS = {
+    "mlp": (ModelSpec(name="mlp", width=40, depth=2, batchnorm=True), (1, 9, 9)),
+    "convnet": (ModelSpec(name="convnet", width=8, depth=4, batchnorm=True), (3, 17, 16)),
+    "resnet": (ModelSpec(name="resnet", width=4, depth=1, batchnorm=True), (3, 16, 16)),
+}
+
+
+def sparse_net(name: str, density: float = 0.3) -> tuple[nn.Module, tuple[int, ...]]:
+    """A network with random statistics and some weights left."""
+    spec, shape = NETS[name]
+    g = Generator().manual_seed(0)
+    net = build(spec, shape, 10, generator=g).eval()
+    for module in net.modules():
+        if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
+            assert module.running_mean is not None and module.running_var is not None
+            module.running_mean.normal_(generator=g)
+            module.running_var.uniform_(0.5, 2, generator=g)
+        elif isinstance(module, nn.Linear | nn.Conv2d):
+            module.weight.data *= torch.rand(module.weight.shape, generator=g) < density
+    return net, shape
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(choose, "LEAST_SECONDS", 0.0)
+
+
+@pytest.mark.parametrize("name", NETS)
+@pytest.mark.parametrize("batch", [1, 3, 16])
+@torch.no_grad()
+def test_a_plan_is_the_network(name: str, batch: int) -> None:
+    if not native.available():
+        pytest.skip(native.status())
+    net, shape = sparse_net(name)
+    x = torch.randn(batch, *shape, generator=Generator().manual_seed(batch))
+    graph = folded(net)
+    for form in ("single", "block"):
+        plan = Plan(graph, x, {layer: form for layer, _ in graph.named_modules()})
+        for again in (x, x.flip(0)):
+            assert torch.allclose(plan(again), net(again), atol=1e-5)
+
+
+def test_a_plan_says_what_it_cannot_do() -> None:
+    if not native.available():
+        pytest.skip(native.status())
+    for layers, reason in (
+        ([nn.Conv2d(3, 4, 3), nn.GELU()], "GELU, has no native step"),
+        ([nn.ReLU(), nn.Conv2d(3, 4, 3)], "follows no layer"),
+        ([nn.Conv2d(3, 4, 3, padding=1, padding_mode="circular")], "padding mode 'circular'"),
+        ([nn.Conv2d(3, 4, 3, stride=(1, 2))], r"strides \(1, 2\) differ"),
+        ([nn.AvgPool2d(3, padding=1)], "an average with padding"),
+    ):
+        with pytest.raises(ValueError, match=reason):
+            Plan(folded(nn.Sequential(*layers)), torch.ones(2, 3, 8, 8), {})
+
+
+@pytest.mark.parametrize("name", NETS)
+def test_every_candidate_is_the_same_function(name: str, engine: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    net, shape = sparse_net(name)
+    masks = {
+        k: (torch.rand(p.shape, generator=Generator().manual_seed(1)) < 0.5).to(torch.uint8)
+        for k, p in net.named_parameters()
+        if p.dim() > 1
+    }
+    x = torch.randn(4, *shape, generator=Generator().manual_seed(2))
+    expected = copy.deepcopy(net)
+    for k, p in expected.named_parameters():
+        p.data *= masks.get(k, torch.ones(()))
+    seen: set[str] = set()
+    for k in range(6 if engine == "native" else 4):
+        # Whichever comes out as the fastest.
+        def fake(calls: Mapping[str, Callable[[], object]], k: int = k) -> dict[str, float]:
+            fastest = "single" if "single" in calls else list(calls)[k % len(calls)]
+            return {name: 1.0 if name == fastest else 2.0 for name in calls}
+
+        monkeypatch.setattr(choose, "measure", fake)
+        fast = accelerate(net, x, masks=masks)
+        assert fast.report.difference <= 1e-5 and str(fast.report)
+        seen.add(fast.report.chosen)
+        if fast is net:
+            assert fast.report.chosen == "as it was" and "nothing is faster" in str(fast.report)
+            continue
+        with torch.no_grad():
+            for batch in (x, x[:2]):
+                assert torch.allclose(fast(batch), expected(batch), atol=1e-5)
+            replayed = accelerate(net, x, masks=masks, choice=fast.report.choice)
+            assert isinstance(replayed, Accelerated)
+            assert torch.equal(replayed(x), fast(x))
+            assert torch.equal(copy.deepcopy(replayed)(x), fast(x))
+        assert all(isinstance(la.left, int) and la.left < la.weights for la in fast.report.layers)
+    assert {"as it was", "dense, folded"} <= seen
+    assert engine == "torch" or {"sparse layers", "one native call"} <= seen
+
+
+def test_a_choice_is_read_back(tmp_path: Path) -> None:
+    choice = Choice(form="plan", layers={"0": "block"})
+    choice.save(tmp_path / "choice.json")
+    assert Choice.load(tmp_path / "choice.json") == choice
+    (tmp_path / "other.json").write_text('{"shape": 1}')
+    for name in ("other.json", "none.json"):
+        with pytest.raises(ValueError, match="holds no choice of accelerate"):
+            Choice.load(tmp_path / name)
+
+
+def test_gradients_of_the_input_flow_through_the_dense_form() -> None:
+    net, x = nn.Sequential(nn.Linear(8, 4), nn.ReLU()), torch.randn(3, 8)
+    fast = accelerate(net, x, choice=Choice(form="plan" if native.available() else "dense"))
+    leaf, twin = x.clone().requires_grad_(), x.clone().requires_grad_()
+    fast(leaf).sum().backward()
+    net(twin).sum().backward()
+    assert leaf.grad is not None and twin.grad is not None
+    assert torch.allclose(leaf.grad, twin.grad)
+
+
+def test_masks_that_fit_nothing_are_refused() -> None:
+    net: Callable[[Tensor], Tensor] = nn.Linear(3, 2)
+    with pytest.raises(ValueError, match="no such parameter"):
+        accelerate(net, torch.ones(1, 3), masks={"w": torch.ones(2, 3)})  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"has shape \(3, 2\), its parameter \(2, 3\)"):
+        accelerate(net, torch.ones(1, 3), masks={"weight": torch.ones(3, 2)})  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="no form 'fast'"):
+        accelerate(net, torch.ones(1, 3), choice=Choice(form="fast"))  # type: ignore[arg-type]
