@@ -16,6 +16,7 @@ def test_the_public_names() -> None:
         "Masks",
         "NeuralCollapse",
         "Pruner",
+        "accelerate",
         "cka",
         "collapse",
         "coverage",

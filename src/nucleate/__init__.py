@@ -6,6 +6,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from nucleate.compact.choose import accelerate as accelerate
     from nucleate.compact.files import load_sparse as load_sparse
     from nucleate.compact.files import save_sparse as save_sparse
     from nucleate.geometry.collapse import Collapse as Collapse
@@ -33,6 +34,7 @@ _HOMES = {
     "Masks": "nucleate.pruning.masks",
     "NeuralCollapse": "nucleate.probes.metric",
     "Pruner": "nucleate.pruning.pruner",
+    "accelerate": "nucleate.compact.choose",
     "cka": "nucleate.geometry.similarity",
     "collapse": "nucleate.geometry.collapse",
     "coverage": "nucleate.pruning.coverage",
