@@ -6,6 +6,7 @@ python benchmarks/pruning.py [--quick] [--repeats 3]
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import resource
 import statistics
@@ -93,7 +94,7 @@ def step(sizes: list[int], batch: int, density: float, repeats: int) -> tuple[fl
     y = torch.randint(sizes[-1], (batch,), generator=generator)
     for masked in (False, True, False):
         model = nn.Sequential()
-        for a, b in zip(sizes, sizes[1:], strict=False):
+        for a, b in itertools.pairwise(sizes):
             model.extend([nn.Linear(a, b), nn.ReLU()])
         model = model[:-1]
         optimizer = torch.optim.Adam(model.parameters(), 1e-3, fused=True)

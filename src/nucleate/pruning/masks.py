@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from nucleate.pruning.coverage import parameters
+from nucleate.pruning.threshold import BLOCK, count_ones
 
 
 class Masks(dict[str, Tensor]):
@@ -37,7 +38,8 @@ class Masks(dict[str, Tensor]):
             self[name] = mask
 
     def __setitem__(self, name: str, mask: Tensor) -> None:
-        if mask.dtype not in (torch.bool, torch.uint8) or (mask.dtype == torch.uint8 and bool((mask > 1).any())):
+        known = mask.dtype == torch.bool or (mask.dtype == torch.uint8 and (not mask.numel() or int(mask.max()) <= 1))
+        if not known:
             held = mask.detach()
             if not bool(((held == 0) | (held == 1)).all()):
                 raise ValueError(f"the mask of {name!r} holds values other than 0 and 1")
@@ -60,7 +62,7 @@ class Masks(dict[str, Tensor]):
     @property
     def kept(self) -> int:
         """Number of those that stay."""
-        return sum(ones(mask) for _, mask in self._counted())
+        return sum(count_ones(mask) for _, mask in self._counted())
 
     @property
     def density(self) -> float:
@@ -70,12 +72,12 @@ class Masks(dict[str, Tensor]):
     @property
     def densities(self) -> dict[str, float]:
         """Kept share by parameter."""
-        return {name: ones(mask) / mask.numel() for name, mask in self._counted()}
+        return {name: count_ones(mask) / mask.numel() for name, mask in self._counted()}
 
     @property
     def emptied(self) -> list[str]:
         """Parameters that keep nothing."""
-        return [name for name, mask in self._counted() if not ones(mask)]
+        return [name for name, mask in self._counted() if not count_ones(mask)]
 
     def to(self, device: torch.device | str) -> Masks:
         """The same masks on another device."""
@@ -104,8 +106,8 @@ class Masks(dict[str, Tensor]):
         0.3333333333333333
         """
         self._match(other, "the other masks")
-        both = {name: ones(mask * other[name].to(torch.uint8)) for name, mask in self._counted()}
-        either = {name: ones(mask | other[name].to(torch.uint8)) for name, mask in self._counted()}
+        both = {name: count_ones(mask * other[name].to(torch.uint8)) for name, mask in self._counted()}
+        either = {name: count_ones(mask | other[name].to(torch.uint8)) for name, mask in self._counted()}
         out = {name: both[name] / either[name] if either[name] else 1.0 for name in both}
         total = sum(either.values())
         return {"all": sum(both.values()) / total if total else 1.0} | out
@@ -121,7 +123,7 @@ class Masks(dict[str, Tensor]):
         """
         weights = self.find(model)
         for name, w in weights.items():
-            w.mul_(_ready(self[name], w))
+            multiply(w, self[name])
         if optimizer is not None:
             self.apply_to_state(model, optimizer)
 
@@ -131,14 +133,14 @@ class Masks(dict[str, Tensor]):
         for name, w in self.find(model).items():
             for value in optimizer.state.get(w, {}).values():
                 if isinstance(value, Tensor) and value.shape == w.shape:
-                    value.mul_(_ready(self[name], value))
+                    multiply(value, self[name])
 
     @torch.no_grad()
     def apply_to_gradients(self, model: nn.Module) -> None:
         """Set the gradients of pruned weights to zero in place: call it before clipping by norm."""
         for name, w in self.find(model).items():
             if w.grad is not None:
-                w.grad.mul_(_ready(self[name], w.grad))
+                multiply(w.grad, self[name])
 
     def find(self, model: nn.Module) -> dict[str, nn.Parameter]:
         """The masked parameters of a model by name; wrappers are looked into.
@@ -163,17 +165,14 @@ class Masks(dict[str, Tensor]):
                 raise ValueError(f"the mask of {name!r} is {tuple(mask.shape)}, its weight {tuple(other[name].shape)}")
 
 
-def ones(mask: Tensor) -> int:
-    """Number of ones in a uint8 mask.
-
-    >>> ones(torch.tensor([1, 0, 1], dtype=torch.uint8))
-    2
-    """
-    return int(torch.count_nonzero(mask))
-
-
-def _ready(mask: Tensor, like: Tensor) -> Tensor:
-    return mask if mask.device == like.device else mask.to(like.device)
+def multiply(w: Tensor, mask: Tensor) -> None:
+    """W *= mask in place. Mixed types go block by block: converted whole, a large mask would leave the cache."""
+    mask = mask if mask.device == w.device else mask.to(w.device)
+    if w.numel() > BLOCK and w.is_contiguous() and mask.is_contiguous() and w.device.type == "cpu":
+        for part, ones in zip(w.view(-1).split(BLOCK), mask.view(-1).split(BLOCK), strict=True):
+            part.mul_(ones)
+    else:
+        w.mul_(mask)
 
 
 def _rebuild(masks: dict[str, Tensor], coupled: frozenset[str]) -> Masks:

@@ -108,6 +108,7 @@ class Pruner:
         """What is left."""
         self._held: list[tuple[nn.Parameter, Tensor]] = []
         self._kept = self.masks.kept
+        self._density: float | None = None
         if masks is not None:
             self._take(self.masks)
         self._prune_to(self.schedule(0))
@@ -153,8 +154,13 @@ class Pruner:
         masks.apply(self.model)
         self.steps, self.events = int(state["steps"]), list(state["events"])
         self._take(masks)
+        self._density = None
 
     def _prune_to(self, density: float) -> None:
+        # Between events the schedule stands still: nothing is counted again.
+        if density == self._density:
+            return
+        self._density = density
         if round_half_up(density * self.masks.count) >= self._kept:
             return
         done = decided(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import math
 import random as python_random
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -18,6 +19,7 @@ from nucleate.pruning.coverage import Coverage, Extra, coverage, parameters
 from nucleate.pruning.criteria import activations, curvature, filters, gradients, synflow, weights
 from nucleate.pruning.criteria.given import Batches, Given, Loss
 from nucleate.pruning.layout import Layout
+from nucleate.pruning.threshold import extremes, finite
 
 Criterion = Callable[[Given], Mapping[str, Tensor]]
 """A score: tensors in the parameters' shapes (or one value an output), larger is worth more."""
@@ -134,7 +136,7 @@ def scores(
     own = dict(parameters(model))
     held = {n: own[n] for n in covered.layouts}
     for n, w in held.items():
-        if not bool(torch.isfinite(w.detach()).all()):
+        if not finite(w.detach()):
             raise ValueError(f"{n} holds NaN or infinity: there is nothing to rank")
     given = Given(
         unwrap(model),
@@ -231,10 +233,11 @@ def _checked(raw: Mapping[str, Tensor], given: Given, method: str) -> dict[str, 
         s = s.detach()
         if s.shape not in (given.weights[n].shape, (layout.outputs,)):
             raise ValueError(f"{method} scores {n} with shape {tuple(s.shape)}, not {layout.shape}")
-        if not bool(torch.isfinite(s).all()):
-            raise ValueError(f"{method}: the score of {n} holds NaN or infinity")
         live = given.masks.get(n) if given.masks is not None and s.shape == layout.shape else None
-        if not bool((s if live is None else s * live).any()) and (live is None or bool(live.any())):
+        low, high = extremes(s if live is None or not bool(live.any()) else s * live)
+        if not (math.isfinite(low) and math.isfinite(high)):
+            raise ValueError(f"{method}: the score of {n} holds NaN or infinity")
+        if low == high == 0 and (live is None or bool(live.any())):
             raise ValueError(f"{method}: every score of {n} is zero: the layer is dead, or nothing depends on it")
         out[n] = s
     return out

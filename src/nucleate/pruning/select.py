@@ -13,7 +13,7 @@ from nucleate.pruning.densities import layer_counts, round_half_up
 from nucleate.pruning.layout import Layout
 from nucleate.pruning.masks import Masks
 from nucleate.pruning.scores import Scores
-from nucleate.pruning.threshold import Ranked, keep
+from nucleate.pruning.threshold import Ranked, finite, keep
 
 
 def select(
@@ -55,7 +55,7 @@ def select(
     layouts = scores.layout if isinstance(scores, Scores) else {}
     by_size = scores.by_size if isinstance(scores, Scores) else False
     for name, s in scores.items():
-        if not bool(torch.isfinite(s).all()):
+        if not finite(s):
             raise ValueError(f"the score of {name!r} holds NaN or infinity")
     if shape != "weight" and not layouts:
         raise ValueError(f"shape={shape!r} needs to know the axes: give the result of nucleate.scores, not a dict")
