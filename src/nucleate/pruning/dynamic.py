@@ -15,7 +15,7 @@ from nucleate.pruning.coverage import Extra, coverage, parameters
 from nucleate.pruning.criteria.given import Given
 from nucleate.pruning.densities import round_half_up
 from nucleate.pruning.masks import Masks
-from nucleate.pruning.threshold import Ranked, count_ones, keep
+from nucleate.pruning.threshold import Ranked, keep, ones
 
 
 @dataclass(frozen=True)
@@ -87,12 +87,12 @@ def regrown(
         if name in masks.coupled:
             out[name] = mask
             continue
-        live = count_ones(mask)
+        live = ones(mask)
         moved = min(round_half_up(share * live), mask.numel() - live)
         kept = keep({name: Ranked(weights[name].detach(), mask, by_size=True)}, live - moved)[name]
         grown = keep({name: Ranked(growth[name].detach(), 1 - kept, by_size=True)}, moved)[name]
         out[name] = kept + grown
-        assert count_ones(out[name]) == live
+        assert ones(out[name]) == live
     return Masks(out, coupled=masks.coupled)
 
 

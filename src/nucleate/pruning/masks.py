@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from nucleate.pruning.coverage import parameters
-from nucleate.pruning.threshold import BLOCK, count_ones
+from nucleate.pruning.threshold import BLOCK
+from nucleate.pruning.threshold import ones as ones
 
 
 class Masks(dict[str, Tensor]):
@@ -62,7 +63,7 @@ class Masks(dict[str, Tensor]):
     @property
     def kept(self) -> int:
         """Number of those that stay."""
-        return sum(count_ones(mask) for _, mask in self._counted())
+        return sum(ones(mask) for _, mask in self._counted())
 
     @property
     def density(self) -> float:
@@ -72,12 +73,12 @@ class Masks(dict[str, Tensor]):
     @property
     def densities(self) -> dict[str, float]:
         """Kept share by parameter."""
-        return {name: count_ones(mask) / mask.numel() for name, mask in self._counted()}
+        return {name: ones(mask) / mask.numel() for name, mask in self._counted()}
 
     @property
     def emptied(self) -> list[str]:
         """Parameters that keep nothing."""
-        return [name for name, mask in self._counted() if not count_ones(mask)]
+        return [name for name, mask in self._counted() if not ones(mask)]
 
     def to(self, device: torch.device | str) -> Masks:
         """The same masks on another device."""
@@ -106,8 +107,8 @@ class Masks(dict[str, Tensor]):
         0.3333333333333333
         """
         self._match(other, "the other masks")
-        both = {name: count_ones(mask * other[name].to(torch.uint8)) for name, mask in self._counted()}
-        either = {name: count_ones(mask | other[name].to(torch.uint8)) for name, mask in self._counted()}
+        both = {name: ones(mask * other[name].to(torch.uint8)) for name, mask in self._counted()}
+        either = {name: ones(mask | other[name].to(torch.uint8)) for name, mask in self._counted()}
         out = {name: both[name] / either[name] if either[name] else 1.0 for name in both}
         total = sum(either.values())
         return {"all": sum(both.values()) / total if total else 1.0} | out
@@ -169,8 +170,8 @@ def multiply(w: Tensor, mask: Tensor) -> None:
     """W *= mask in place. Mixed types go block by block: converted whole, a large mask would leave the cache."""
     mask = mask if mask.device == w.device else mask.to(w.device)
     if w.numel() > BLOCK and w.is_contiguous() and mask.is_contiguous() and w.device.type == "cpu":
-        for part, ones in zip(w.view(-1).split(BLOCK), mask.view(-1).split(BLOCK), strict=True):
-            part.mul_(ones)
+        for part, bits in zip(w.view(-1).split(BLOCK), mask.view(-1).split(BLOCK), strict=True):
+            part.mul_(bits)
     else:
         w.mul_(mask)
 

@@ -166,7 +166,7 @@ def keep_mask(ranked: Ranked, at: Threshold, used: int = 0) -> tuple[Tensor, int
     return mask.view(ranked.values.shape), used
 
 
-def count_ones(mask: Tensor) -> int:
+def ones(mask: Tensor) -> int:
     """Number of entries of a uint8 mask that are not 0; numpy counts bytes fastest."""
     return int(np.count_nonzero(mask.numpy())) if mask.device.type == "cpu" else int(torch.count_nonzero(mask))
 
@@ -180,7 +180,7 @@ def keep(tensors: Mapping[str, Ranked], k: int) -> dict[str, Tensor]:
     >>> keep({"a": Ranked(torch.tensor([0.0, 5.0])), "b": Ranked(torch.tensor([5.0, 5.0]))}, 2)
     {'a': tensor([0, 1], dtype=torch.uint8), 'b': tensor([1, 0], dtype=torch.uint8)}
     """
-    live = sum(r.values.numel() if r.live is None else count_ones(r.live) for r in tensors.values())
+    live = sum(r.values.numel() if r.live is None else ones(r.live) for r in tensors.values())
     if k > live:
         raise ValueError(f"cannot keep {k} weights: earlier rounds left {live}; a density only falls")
     if k in (0, live):
