@@ -112,6 +112,20 @@ def test_every_candidate_is_the_same_function(name: str, engine: str, monkeypatc
     assert engine == "torch" or {"sparse layers", "one native call"} <= seen
 
 
+def test_dead_units_are_removed_where_that_is_fastest(monkeypatch: pytest.MonkeyPatch) -> None:
+    net, shape = sparse_net("convnet", density=1.0)
+    mask = torch.ones(16, 8, 3, 3)
+    mask[5:] = 0
+    wanted = "shrunk, dense, folded"
+    monkeypatch.setattr(choose, "measure", lambda calls: {name: 1.0 if name == wanted else 2.0 for name in calls})
+    x = torch.randn(2, *shape)
+    fast = accelerate(net, x, masks={"hidden.2.conv.weight": mask})
+    assert fast.report.chosen == wanted and fast.report.difference <= 1e-5
+    assert fast.report.layers[3].weights < net.hidden[3].conv.weight.numel()
+    again = accelerate(net, x, masks={"hidden.2.conv.weight": mask}, choice=fast.report.choice)
+    assert torch.equal(again(x), fast(x))
+
+
 def test_a_choice_is_read_back(tmp_path: Path) -> None:
     choice = Choice(form="plan", layers={"0": "block"})
     choice.save(tmp_path / "choice.json")

@@ -1,0 +1,207 @@
+"""Shrunk networks compute what the masked ones do, with less."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Generator, Tensor, nn
+
+from nucleate.compact.fold import masked
+from nucleate.compact.shrink import shrink
+from nucleate.models import build
+from nucleate.spec import ModelSpec
+
+
+class Branches(nn.Module):
+    """Concatenation, groups, a depthwise convolution, and a flattened image."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(3, 6, 1)
+        self.norm = nn.BatchNorm2d(14)
+        self.c = nn.Conv2d(14, 12, 3, padding=1)
+        self.grouped = nn.Conv2d(12, 24, 3, groups=3, padding=1)
+        self.depthwise = nn.Conv2d(24, 24, 3, groups=24, padding=1)
+        self.d, self.classifier = nn.Conv2d(24, 12, 1, bias=False), nn.Linear(12 * 36, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = torch.relu(self.norm(torch.cat([self.a(x), self.b(x)], 1)))
+        h = F.gelu(self.depthwise(torch.relu(self.grouped(self.c(h)))))
+        return self.classifier(torch.flatten(self.d(h), 1))  # type: ignore[no-any-return]
+
+
+class Gated(nn.Module):
+    """Attention, which stays as it is, and a gated linear unit, which shrinks."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.attention = nn.MultiheadAttention(16, 4, batch_first=True)
+        self.gate, self.up, self.down = nn.Linear(16, 40), nn.Linear(16, 40, bias=False), nn.Linear(40, 16)
+        self.norm = nn.LayerNorm(16)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = x + self.attention(x, x, x)[0]
+        return h + self.down(F.silu(self.gate(self.norm(h))) * self.up(self.norm(h)))  # type: ignore[no-any-return]
+
+
+def nets() -> dict[str, tuple[nn.Module, tuple[int, ...]]]:
+    g = Generator().manual_seed(0)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        own: dict[str, tuple[nn.Module, tuple[int, ...]]] = {
+            "branches": (Branches(), (3, 6, 6)),
+            "gated": (Gated(), (5, 16)),
+        }
+    for name, width, depth, shape in (
+        ("mlp", 30, 3, (1, 8, 8)),
+        ("convnet", 8, 6, (3, 16, 16)),
+        ("resnet", 4, 2, (3, 16, 16)),
+    ):
+        spec = ModelSpec(name=name, width=width, depth=depth, batchnorm=True)
+        own[name] = (build(spec, shape, 10, generator=g), shape)
+    for net, _ in own.values():
+        for module in net.modules():
+            if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
+                assert module.running_mean is not None and module.running_var is not None
+                module.running_mean.normal_(generator=g)
+                module.running_var.uniform_(0.5, 2, generator=g)
+                nn.init.uniform_(module.weight, 0.5, 1.5, generator=g)
+                nn.init.normal_(module.bias, generator=g)
+        net.eval()
+    return own
+
+
+def unit_masks(net: nn.Module, g: Generator, *, axis: int = 0, skip: str = "classifier") -> dict[str, Tensor]:
+    """Half of the outputs (or inputs, along axis 1) of every weight go."""
+    out = {}
+    for name, p in net.named_parameters():
+        if p.dim() < 2 or p.shape[axis] < 4 or skip in name or "attention" in name:
+            continue
+        kept = (torch.rand(p.shape[axis], generator=g) < 0.5).to(torch.uint8)
+        kept[0] = 1
+        out[name] = kept.view([-1 if i == axis else 1 for i in range(p.dim())]).expand(p.shape).contiguous()
+    return out
+
+
+def size(net: nn.Module) -> int:
+    return sum(p.numel() for p in net.parameters())
+
+
+@pytest.mark.parametrize("name", ["mlp", "convnet", "resnet", "branches", "gated"])
+@pytest.mark.parametrize("axis", [0, 1])
+def test_shrunk_is_masked(name: str, axis: int) -> None:
+    net, shape = nets()[name]
+    before = copy.deepcopy(net.state_dict())
+    g = Generator().manual_seed(axis)
+    masks = unit_masks(net, g, axis=axis, skip="classifier" if axis == 0 else "stem")
+    if axis == 1:
+        # Of weights that read an image all inputs stay.
+        masks = {k: m for k, m in masks.items() if m.shape[1] > 3}
+    small = shrink(net, masks, torch.randn(2, *shape, generator=g))
+    x = torch.randn(5, *shape, generator=g)
+    with torch.no_grad():
+        exact = masked(net, masks)(x)
+        assert float((small(x) - exact).abs().max()) <= 1e-5 * max(1.0, float(exact.abs().max()))
+    # A group goes as a whole or not at all.
+    assert size(small) < (0.8 if (name, axis) != ("branches", 1) else 1.0) * size(net)
+    assert type(small) is type(net)
+    assert all(torch.equal(a, b) for a, b in zip(before.values(), net.state_dict().values(), strict=True))
+
+
+def test_what_goes_is_exactly_what_is_dead() -> None:
+    """Half of the units pruned, chains of layers: the sizes can be counted."""
+    net = nn.Sequential(nn.Linear(6, 10), nn.ReLU(), nn.Linear(10, 8), nn.ReLU(), nn.Linear(8, 3))
+    masks = {"0.weight": torch.ones(10, 6), "2.weight": torch.ones(8, 10), "4.weight": torch.ones(3, 8)}
+    masks["0.weight"][:4] = 0
+    masks["4.weight"][:, 5:] = 0
+    masks["2.weight"][:5, 9] = 0  # unit 9 of the first layer is read by units that nobody reads
+    small = shrink(net, masks, torch.ones(1, 6))
+    assert [(m.in_features, m.out_features) for m in small if isinstance(m, nn.Linear)] == [(6, 5), (5, 5), (5, 3)]
+
+
+def test_constants_at_a_padded_border_become_one_channel() -> None:
+    net = nn.Sequential(nn.Conv2d(1, 6, 3, padding=1), nn.Sigmoid(), nn.Conv2d(6, 2, 3, padding=1))
+    mask = torch.ones(6, 1, 3, 3)
+    mask[2:] = 0
+    x = torch.randn(2, 1, 7, 7)
+    small = shrink(net, {"0.weight": mask}, x)
+    assert small[0].out_channels == 3
+    assert torch.allclose(small(x), masked(net, {"0.weight": mask})(x), atol=1e-6)
+    # Without padding the constants go into the bias, and nothing stays of them.
+    bare = nn.Sequential(nn.Conv2d(1, 6, 3, padding=1), nn.Sigmoid(), nn.Conv2d(6, 2, 3, bias=False))
+    small = shrink(bare, {"0.weight": mask}, x)
+    assert small[0].out_channels == 2 and small[2].bias is not None
+    assert torch.allclose(small(x), masked(bare, {"0.weight": mask})(x), atol=1e-6)
+
+
+def test_a_layer_that_died_keeps_one_unit() -> None:
+    net = nn.Sequential(nn.Linear(4, 5), nn.ReLU(), nn.Linear(5, 3))
+    small = shrink(net, {"0.weight": torch.zeros(5, 4)}, torch.ones(1, 4))
+    assert small[0].out_features == 1
+    x = torch.randn(6, 4)
+    assert torch.allclose(small(x), masked(net, {"0.weight": torch.zeros(5, 4)})(x), atol=1e-6)
+
+
+def test_shared_layers_and_tied_weights_stay_whole() -> None:
+    layer = nn.Linear(6, 6)
+    net = nn.Sequential(layer, nn.ReLU(), layer, nn.ReLU(), nn.Linear(6, 2))
+    mask = torch.ones(6, 6)
+    mask[3:] = 0
+    x = torch.randn(4, 6)
+    small = shrink(net, {"0.weight": mask}, x)
+    assert torch.allclose(small(x), masked(net, {"0.weight": mask})(x), atol=1e-6)
+
+
+class Counting(nn.Module):
+    """Code that counts on a layer's size."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Linear(4, 6), nn.Linear(6, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = torch.relu(self.a(x))
+        return self.b(h) * self.a.weight.shape[0] / 6  # type: ignore[no-any-return]
+
+
+def test_a_model_that_counts_on_its_sizes_is_refused() -> None:
+    mask = torch.ones(6, 4)
+    mask[2:] = 0
+    with pytest.raises(ValueError, match="shrinking Counting changed its outputs"):
+        shrink(Counting(), {"a.weight": mask}, torch.randn(3, 4))
+
+
+@pytest.mark.parametrize("name", ["gpt2", "llama"])
+def test_blocks_of_transformers(name: str) -> None:
+    transformers: Any = pytest.importorskip("transformers")
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        ids = {"vocab_size": 50, "bos_token_id": 0, "eos_token_id": 0}
+        if name == "gpt2":
+            config = transformers.GPT2Config(n_layer=2, n_embd=32, n_head=4, n_positions=32, **ids)
+            net: Any = transformers.GPT2LMHeadModel(config).eval()
+        else:
+            config = transformers.LlamaConfig(
+                hidden_size=32,
+                intermediate_size=48,
+                num_hidden_layers=2,
+                num_attention_heads=4,
+                num_key_value_heads=2,
+                **ids,
+            )
+            net = transformers.LlamaForCausalLM(config).eval()
+    g = Generator().manual_seed(3)
+    axis = 1 if name == "gpt2" else 0
+    masks = {k: m for k, m in unit_masks(net, g, axis=axis).items() if "c_fc" in k or "up_proj" in k}
+    assert len(masks) == 2
+    tokens = torch.randint(50, (2, 9), generator=g)
+    small: Any = shrink(net, masks, {"input_ids": tokens})
+    other = torch.randint(50, (3, 12), generator=g)
+    with torch.no_grad():
+        exact: Any = masked(net, masks)
+        assert torch.allclose(small(input_ids=other).logits, exact(input_ids=other).logits, atol=1e-5)
+    assert size(small) < 0.9 * size(net)
