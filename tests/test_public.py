@@ -32,6 +32,7 @@ def test_the_public_names() -> None:
         "save_sparse",
         "scores",
         "select",
+        "shrink",
         "simplex_etf",
         "tap",
     ]

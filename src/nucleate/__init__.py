@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from nucleate.compact.choose import accelerate as accelerate
     from nucleate.compact.files import load_sparse as load_sparse
     from nucleate.compact.files import save_sparse as save_sparse
+    from nucleate.compact.shrink import shrink as shrink
     from nucleate.geometry.collapse import Collapse as Collapse
     from nucleate.geometry.collapse import collapse as collapse
     from nucleate.geometry.dimension import intrinsic_dimension as intrinsic_dimension
@@ -50,6 +51,7 @@ _HOMES = {
     "save_sparse": "nucleate.compact.files",
     "scores": "nucleate.pruning.scores",
     "select": "nucleate.pruning.select",
+    "shrink": "nucleate.compact.shrink",
     "simplex_etf": "nucleate.geometry.simplex",
     "tap": "nucleate.probes.tap",
 }
