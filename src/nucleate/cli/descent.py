@@ -10,6 +10,6 @@ from nucleate.recipes.descent import RECIPES
 
 def descent(args: Sequence[str]) -> int:
     """Fit a family of models from too small to far too large and watch the test error fall, rise and fall."""
-    from nucleate.studies.descent.tables import along_width
-
-    return run_recipe("descent", args, RECIPES, default="digits-features", tell=along_width)
+    return run_recipe(
+        "descent", args, RECIPES, default="digits-features", tell="nucleate.studies.descent.tables:along_width"
+    )

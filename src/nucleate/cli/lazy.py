@@ -10,6 +10,4 @@ from nucleate.recipes.lazy import RECIPES
 
 def lazy(args: Sequence[str]) -> int:
     """Widen a shallow network step by step until it trains like its neural tangent kernel."""
-    from nucleate.studies.lazy import ladder_table
-
-    return run_recipe("lazy", args, RECIPES, default="digits", tell=ladder_table)
+    return run_recipe("lazy", args, RECIPES, default="digits", tell="nucleate.studies.lazy:ladder_table")

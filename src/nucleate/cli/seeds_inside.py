@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, make_dataclass, replace
+from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -33,9 +34,12 @@ def run_recipe(
     recipes: Mapping[str, Callable[[], Any]],
     *,
     default: str,
-    tell: Callable[[Any], str],
+    tell: str,
 ) -> int:
-    """Parse a recipe's name and its options, run it, print what `tell` makes of the run, write the report."""
+    """Parse a recipe's name and its options, run it, print what `tell` makes of the run, write the report.
+
+    `tell` is "module:function" of a run to a text, imported when the run is done: help comes without torch.
+    """
     name, rest = positional(args, default)
     if "--help" in rest or "-h" in rest:
         print("recipes:\n" + "\n".join(f"  {k:24s} {v.__doc__}" for k, v in recipes.items()) + "\n")
@@ -58,7 +62,8 @@ def run_recipe(
         data_root=options.data_root,
         threads=options.jobs,
     )
-    print(tell(run))
+    module, _, function = tell.partition(":")
+    print(getattr(import_module(module), function)(run))
     print(f"run: {run.path}")
     if options.report:
         from nucleate.report import page
