@@ -38,7 +38,7 @@ class Case:
 
 CASES = [
     Case("MLP 784-4x1024-10", ModelSpec(name="mlp", width=1024, depth=4), (784,), 60_000, 1000),
-    Case("ResNet-18, 32x32", ModelSpec(name="resnet", width=64, depth=2, batchnorm=True), (3, 32, 32), 500, 125),
+    Case("ResNet-18, 32x32", ModelSpec(name="resnet", width=64, depth=2, batchnorm=True), (3, 32, 32), 256, 64),
 ]
 
 
