@@ -9,7 +9,7 @@ from nucleate.spec import CompareSpec, DataSpec, ModelSpec, PruneSpec, TrainSpec
 
 METHODS = ("dense", "random", "magnitude", "lamp", "snip", "taylor", "fisher", "wanda", "synflow")
 """Methods that a comparison shows unless told otherwise; dense is the control that prunes nothing."""
-LANGUAGE_METHODS = ("dense", "random", "magnitude", "wanda", "snip", "fisher")
+LANGUAGE_METHODS = ("dense", "random", "magnitude", "wanda", "sparsegpt", "snip")
 
 
 def digits_mlp() -> CompareSpec:

@@ -26,7 +26,7 @@ class PruneSpec:
     """How a trained network is pruned and trained on."""
 
     method: str = "magnitude"
-    """A score by name (`nucleate prune --help` lists them), or `package.module:function`."""
+    """A score by name, sparsegpt, or `package.module:function`."""
     scope: str = "global"
     """global, layer, uniform, erk: between which weights scores are compared."""
     shape: str = "weight"

@@ -23,7 +23,8 @@ from nucleate.machine.tuning import Tuning
 from nucleate.probes.macs import layer_macs, remaining_macs
 from nucleate.probes.robustness import correct, pgd
 from nucleate.pruning.masks import Masks
-from nucleate.pruning.prune import prune
+from nucleate.pruning.prune import Pruning, prune
+from nucleate.pruning.reconstruct import reconstruct
 from nucleate.pruning.scores import Criterion, find_score
 from nucleate.pruning.select import check_density
 from nucleate.runs import Record, Run, write_run
@@ -33,12 +34,14 @@ from nucleate.spec import CompareSpec, DenseSpec
 from nucleate.studies import dense
 from nucleate.studies.setting import Setting, prepare
 from nucleate.studies.snapshot import weight_histograms
-from nucleate.studies.testing import Tested, evaluate, few
+from nucleate.studies.testing import Tested, chance_loss, evaluate, few
 from nucleate.training import Training
 from nucleate.training.loop import loss_of
 
 DENSE = "dense"
 """The method that prunes nothing: the control with the same further training."""
+REPAIR = "sparsegpt"
+"""The method that changes the weights that stay, too."""
 SCORE_BATCH = 64
 
 
@@ -104,7 +107,7 @@ def check_method(method: str) -> None:
     Raises:
         ValueError: with the nearest names.
     """
-    if method != DENSE:
+    if method not in (DENSE, REPAIR):
         criterion(method)
 
 
@@ -155,19 +158,7 @@ class Levels:
                 (x.to(device), y.to(device))
                 for x, y in zip(inputs.split(SCORE_BATCH), labels.split(SCORE_BATCH), strict=True)
             ]
-            done = prune(
-                self.model,
-                criterion(how.method),
-                density,
-                batches=batches,
-                loss=partial(loss_of, kind=self.spec.train.loss, num_classes=self.data.num_classes),
-                scope=how.scope,
-                shape=how.shape,
-                layers=how.layers or None,
-                masks=self.masks,
-                initial=self.initial,
-                seed=self.spec.seed,
-            )
+            done = self._prune(density, batches)
             self.masks = done.masks
             self.writer.update_env(**{"pruned": done.record})
             at_once = self._evaluate()
@@ -176,6 +167,25 @@ class Levels:
         if how.epochs:
             self._train_on()
         self._store(level, density, self.masks, before)
+
+    def _prune(self, density: float, batches: list[tuple[Tensor, Tensor]]) -> Pruning:
+        how = self.spec.prune
+        if how.method == REPAIR:
+            layers = how.layers or None
+            return reconstruct(self.model, batches, density, shape=how.shape, layers=layers, masks=self.masks)
+        return prune(
+            self.model,
+            criterion(how.method),
+            density,
+            batches=batches,
+            loss=partial(loss_of, kind=self.spec.train.loss, num_classes=self.data.num_classes),
+            scope=how.scope,
+            shape=how.shape,
+            layers=how.layers or None,
+            masks=self.masks,
+            initial=self.initial,
+            seed=self.spec.seed,
+        )
 
     def _train_on(self) -> None:
         spec = replace(self.spec.train, epochs=self.spec.prune.epochs, lr=self.spec.prune.lr, schedule="constant")
@@ -212,6 +222,7 @@ class Levels:
         }
         arrays = {"test_correct": tested.correct, **weight_histograms(self.model)}
         if level == 0:
+            values["test", "chance_loss"] = chance_loss(self.data)
             arrays |= self._information()
         elif self.at_once is not None:
             arrays["correct_before_training"] = self.at_once

@@ -16,6 +16,8 @@ from nucleate.probes.tap import evaluating
 from nucleate.training.loop import loss_of
 
 BATCH = 1024
+TRAIN_LABELS = 2000
+"""Training labels that are looked at, the first ones; all held-out labels are."""
 
 
 @dataclass(frozen=True)
@@ -29,14 +31,18 @@ class Tested:
 
 @torch.no_grad()
 def evaluate(model: nn.Module, data: Dataset, tuning: Tuning, *, loss: str) -> Tested:
-    """Loss, accuracy and calibration error in eval mode and float32.
+    """Loss, accuracy and calibration error in eval mode and float32; training labels are the first 2,000.
 
     Sequences count by position: accuracy is the share of bytes that are right, the loss is in nats a byte.
     """
     values: dict[tuple[str, str], float] = {}
     right = torch.empty(0)
     device = next(model.parameters()).device
-    splits = {"train": (data.train_inputs, data.train_labels), "test": (data.test_inputs, data.test_labels)}
+    seen = TRAIN_LABELS if data.train_labels.ndim == 1 else max(1, TRAIN_LABELS // data.train_labels.shape[1])
+    splits = {
+        "train": (data.train_inputs[:seen], data.train_labels[:seen]),
+        "test": (data.test_inputs, data.test_labels),
+    }
     with evaluating(model), tuned(tuning):
         for split, (inputs, labels) in splits.items():
             outputs, target = [], labels.to(device)
@@ -55,6 +61,13 @@ def evaluate(model: nn.Module, data: Dataset, tuning: Tuning, *, loss: str) -> T
         if outputs:
             values["test", "ece"] = expected_calibration_error(torch.cat(outputs).softmax(1), target)
     return Tested(values, (right if right.ndim == 1 else right.mean(1)).cpu().numpy())
+
+
+def chance_loss(data: Dataset) -> float:
+    """Cross-entropy on held-out labels of always saying how frequent the classes are in training, in nats."""
+    counts = torch.bincount(data.train_labels.flatten(), minlength=data.num_classes).double()
+    share = (counts + 1) / (counts.sum() + data.num_classes)
+    return float(-share.log()[data.test_labels.flatten()].mean())
 
 
 def few(data: Dataset, count: int, seed: int) -> tuple[Tensor, Tensor]:

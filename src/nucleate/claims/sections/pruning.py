@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 from scipy import stats
@@ -12,7 +13,7 @@ from nucleate.claims.claim import Claim, Tier
 from nucleate.claims.evidence import Evidence, Floats
 from nucleate.claims.verdict import Clause, equivalence, mean_clause, paired_clause
 from nucleate.recipes.compare import recipe
-from nucleate.spec import CompareSpec
+from nucleate.spec import CompareSpec, DataSpec, ModelSpec
 
 SECTION = "Weight distributions and pruning"
 
@@ -47,7 +48,37 @@ def _arm(method: str, *, chosen: bool = False) -> Arm:
     return pruned
 
 
+LADDER = (0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.25, 0.2, 0.15, 0.1, 0.05)
+"""Kept shares between which a language model and an image classifier are told apart."""
+GAIN = 0.99
+"""Share of the gain over chance, in cross-entropy, that must be kept."""
+
+
+def _ladder(recipe_of: dict[Tier, str], **quick: Any) -> Arm:
+    """Magnitude pruning layer by layer without further training: the same budget for every network."""
+
+    def pruned(tier: Tier) -> CompareSpec:
+        spec = recipe(recipe_of[tier])
+        if tier == "quick":
+            spec = replace(spec, recipe=f"{spec.recipe}-quick", **quick)
+        prune = replace(spec.prune, method="magnitude", scope="layer", epochs=0)
+        return replace(spec, prune=prune, densities=LADDER, robustness=0)
+
+    return pruned
+
+
 ARMS: dict[str, Arm] = {
+    "ladder-image": _ladder(
+        {"quick": "digits-mlp", "full": "mnist-lenet"},
+        model=ModelSpec(width=128, depth=2),
+        train=replace(recipe("digits-mlp").train, epochs=25),
+    ),
+    "ladder-language": _ladder(
+        {"quick": "bytes-transformer", "full": "bytes-transformer"},
+        data=DataSpec(name="python-source", context=32, train_size=2000, test_size=200),
+        model=ModelSpec(name="transformer", width=64, depth=2),
+        train=replace(recipe("bytes-transformer").train, epochs=4, lr=3e-3),
+    ),
     **{f"prune-{m}": _arm(m) for m in ("dense", "random", *FAMILIES.values(), "large_init")},
     **{f"prune-first-{m}": _arm(m, chosen=True) for m in ("random", "magnitude")},
 }
@@ -102,6 +133,20 @@ def _features_interpretable(e: Evidence, tier: Tier) -> list[Clause]:
     ]
 
 
+def _sparsity_kept(e: Evidence, arm: str) -> Floats:
+    """(seeds,) largest sparsity up to which 99 % of the gain over chance is kept."""
+    chance, dense = e.where(arm, "chance_loss"), e.where(arm, "loss", density=1.0)
+    losses = np.stack([e.where(arm, "loss", density=d) for d in LADDER], axis=1)
+    kept = (chance[:, None] - losses) / (chance - dense)[:, None] >= GAIN
+    first_lost = np.where(kept.all(1), len(LADDER), kept.argmin(1))
+    return np.array([0.0, *(1 - d for d in LADDER)])[first_lost]
+
+
+def _language_models_prune_less(e: Evidence, tier: Tier) -> list[Clause]:
+    image, language = _sparsity_kept(e, "ladder-image"), _sparsity_kept(e, "ladder-language")
+    return [mean_clause("sparsity, image net minus language model", image - language, ">", 0.0, unit="share")]
+
+
 CLAIMS = (
     Claim(
         id="near-zero-weights-do-little",
@@ -127,6 +172,19 @@ CLAIMS = (
         arms=("prune-dense", "prune-magnitude"),
         judge=_prunes_80_90,
         budget=5.0,
+    ),
+    Claim(
+        id="language-models-prune-less",
+        section=SECTION,
+        sentence="Fewer of a language model's edges can go.",
+        source="Frantar, Alistarh 2023",
+        criterion="largest sparsity that keeps 99 % of the gain in cross-entropy over chance is smaller for the "
+        "language model, neither being trained on",
+        control="an image classifier pruned the same way",
+        figure="compare",
+        arms=("ladder-image", "ladder-language"),
+        judge=_language_models_prune_less,
+        budget=35.0,
     ),
     Claim(
         id="every-family-works",
