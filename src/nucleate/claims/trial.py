@@ -7,6 +7,7 @@ import textwrap
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from nucleate.claims.arms import SEEDS
 from nucleate.claims.claim import Claim, Judgement, Tier
@@ -44,9 +45,11 @@ def try_claims(
     """Run the arms of the claims, each once for every seed, and judge; finished runs are used as they are."""
     claims = chosen(ids)
     arms = list(dict.fromkeys(arm for claim in claims for arm in claim.arms))
-    specs = [replace(ARMS[arm](tier), seed=seed) for arm in arms for seed in range(SEEDS[tier])]
-    runs = run_specs(specs, root=root, data_root=data_root, jobs=jobs, progress=progress, label=f"claims, {tier}")
-    by_arm = {arm: runs[i * SEEDS[tier] : (i + 1) * SEEDS[tier]] for i, arm in enumerate(arms)}
+    specs = {arm: _seeded(ARMS[arm](tier), SEEDS[tier]) for arm in arms}
+    cells = [spec for arm in arms for spec in specs[arm]]
+    runs = run_specs(cells, root=root, data_root=data_root, jobs=jobs, progress=progress, label=f"claims, {tier}")
+    left = iter(runs)
+    by_arm = {arm: [next(left) for _ in specs[arm]] for arm in arms}
     seconds = {arm: sum(float(run.env.get("seconds", 0.0)) for run in members) for arm, members in by_arm.items()}
     judgements = [
         Judgement(
@@ -59,6 +62,16 @@ def try_claims(
         for claim in claims
     ]
     return judgements, runs
+
+
+def _seeded(spec: Any, seeds: int) -> list[Any]:
+    """An experiment over seeds 0, 1, ...: one spec for all where one run trains them side by side, else one each."""
+    side_by_side = getattr(spec, "seeds", 1)
+    if isinstance(side_by_side, tuple):
+        return [replace(spec, seeds=tuple(range(seeds)))]
+    if side_by_side != 1:
+        return [replace(spec, seed=0, seeds=seeds)]
+    return [replace(spec, seed=seed) for seed in range(seeds)]
 
 
 def listing(ids: Sequence[str] = ()) -> str:
@@ -75,6 +88,7 @@ def listing(ids: Sequence[str] = ()) -> str:
             100,
             initial_indent=" " * 6,
             subsequent_indent=" " * 6,
+            break_on_hyphens=False,
         )
     return "\n".join(lines).lstrip("\n")
 

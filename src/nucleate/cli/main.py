@@ -11,6 +11,7 @@ from nucleate.cli.bias import bias
 from nucleate.cli.claims import claims
 from nucleate.cli.collapse import collapse
 from nucleate.cli.compare import compare
+from nucleate.cli.connectivity import connectivity
 from nucleate.cli.data import data
 from nucleate.cli.descent import descent
 from nucleate.cli.doctor import doctor
@@ -30,6 +31,7 @@ COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "compare": compare,
     "descent": descent,
     "tickets": tickets,
+    "connectivity": connectivity,
     "lazy": lazy,
     "bias": bias,
     "supermask": supermask,

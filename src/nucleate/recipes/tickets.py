@@ -17,13 +17,13 @@ def digits_lenet() -> TicketsSpec:
         data=DataSpec(name="digits"),
         model=ModelSpec(name="lenet", width=100, depth=2, init="glorot"),
         train=TrainSpec(
-            optimizer="adam", lr=1.2e-3, weight_decay=0.0, schedule="constant", epochs=60, batch_size=60, threads=1
+            optimizer="adam", lr=5e-3, weight_decay=0.0, schedule="constant", epochs=30, batch_size=60, threads=1
         ),
         ladder=LadderSpec(
-            rounds=14,
+            rounds=13,
             validation=240,
             controls=("reinit", "random", "layer-shuffle", "one-shot"),
-            control_levels=(3, 7, 9, 11, 14),
+            control_levels=(3, 7, 9, 11, 13),
         ),
     )
 

@@ -5,6 +5,7 @@ from nucleate.spec.collapse import CollapseSpec as CollapseSpec
 from nucleate.spec.compare import CompareSpec as CompareSpec
 from nucleate.spec.compare import DenseSpec as DenseSpec
 from nucleate.spec.compare import PruneSpec as PruneSpec
+from nucleate.spec.connectivity import ConnectivitySpec as ConnectivitySpec
 from nucleate.spec.descent import DescentSpec as DescentSpec
 from nucleate.spec.lazy import LazySpec as LazySpec
 from nucleate.spec.parts import DataSpec as DataSpec

@@ -19,6 +19,7 @@ STUDIES: dict[str, str] = {
     "descent": "nucleate.studies.descent",
     "prune": "nucleate.studies.prune",
     "tickets": "nucleate.studies.tickets",
+    "connectivity": "nucleate.studies.connectivity",
     "lazy": "nucleate.studies.lazy",
     "bias": "nucleate.studies.bias",
     "supermask": "nucleate.studies.supermask",

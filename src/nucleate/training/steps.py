@@ -121,12 +121,17 @@ class StepTraining:
             torch.set_rng_state(self._generator)
             return RewindPoint.take(self.model, self.optimizer, step=self.step)
 
-    def rewind(self, point: RewindPoint) -> None:
-        """Go on from a point, under this training's own masks."""
+    def rewind(self, point: RewindPoint, *, keep_noise: bool = False) -> None:
+        """Go on from a point, under this training's own masks and seed.
+
+        With `keep_noise` random draws (dropout, say) stay this training's own too: two copies of one network are then
+        trained on with different noise.
+        """
         with torch.random.fork_rng(devices=[]):
             point.restore(self.model, self.optimizer, rng=False)
             # The optimizer's state of pruned weights reaches no kept weight; left alone, a resumed training repeats
             # an uninterrupted one to the sign of its zeros.
             self.masks.apply(self.model)
-            self._generator = point.generator
+            if not keep_noise:
+                self._generator = point.generator
         self.step, self._order = point.step, (-1, [])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from nucleate.report.charts import bias, compare, descent, lazy, prune, supermask, tickets
+from nucleate.report.charts import bias, compare, connectivity, descent, lazy, prune, supermask, tickets
 from nucleate.report.charts.chart import Chart as Chart
 from nucleate.report.charts.chart import Section as Section
 from nucleate.report.gather import View
@@ -14,6 +14,7 @@ SECTIONS: tuple[Section, ...] = (
     *prune.SECTIONS,
     *descent.SECTIONS,
     *tickets.SECTIONS,
+    *connectivity.SECTIONS,
     *lazy.SECTIONS,
     *bias.SECTIONS,
     *supermask.SECTIONS,
