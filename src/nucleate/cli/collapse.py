@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -46,6 +47,9 @@ def collapse(args: Sequence[str]) -> int:
     runs = run_specs(
         [replace(spec, seed=s) for s in seeds], root=options.out, data_root=options.data_root, jobs=options.jobs
     )
+    if int(os.environ.get("RANK", "0")) > 0:
+        # Another process of torchrun tells.
+        return 0
     for run in runs:
         print(zero_to_end(run))
         print(f"run: {run.path}")

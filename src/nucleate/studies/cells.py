@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import import_module
@@ -10,6 +11,7 @@ from typing import Any
 
 from nucleate.runs import Run
 from nucleate.runs.sweep import Executor, Tick, run_cells
+from nucleate.training import parallel
 
 STUDIES: dict[str, str] = {
     "collapse": "nucleate.studies.collapse",
@@ -58,12 +60,19 @@ def run_specs(
     Raises:
         ValueError: for a spec, data or a folder that cannot be used.
     """
+    processes = parallel.asked_for()
+    if processes > 1 and (jobs > 1 or any(spec.study != "collapse" for spec in specs)):
+        raise ValueError("torchrun serves nucleate collapse with --jobs 1: one training on all its processes")
+    if processes > 1:
+        threads = threads or max(1, len(os.sched_getaffinity(0)) // processes)
     threads = threads or (None if jobs == 1 or len(specs) == 1 else 1)
     cells = [_Cell(spec, root, data_root, threads) for spec in specs]
     sizes = [size_of(spec) for spec in specs]
-    paths = run_cells(
-        _work, cells, sizes=sizes, jobs=jobs, executor=executor, label=label or specs[0].recipe, progress=progress
-    )
+    with parallel.joined():
+        shown = progress and parallel.rank() == 0
+        paths = run_cells(
+            _work, cells, sizes=sizes, jobs=jobs, executor=executor, label=label or specs[0].recipe, progress=shown
+        )
     return [Run(path) for path in paths]
 
 

@@ -11,9 +11,9 @@ from nucleate.runs import Run, write_run
 from nucleate.runs.store import Writer
 from nucleate.runs.sweep import Tick
 from nucleate.spec import CollapseSpec
-from nucleate.studies.setting import prepare
+from nucleate.studies.setting import Setting, prepare
 from nucleate.studies.snapshot import Snapshot
-from nucleate.training import Epoch, Training
+from nucleate.training import Epoch, Training, parallel
 
 CHECKPOINT_SECONDS = 20.0
 """A kill loses at most this much training, beside the epochs since the last measure."""
@@ -42,8 +42,11 @@ def run(
         ValueError: for a spec, data or a folder that cannot be used.
     """
     setting = prepare(spec, data_root, threads)
+    if parallel.rank() > 0:
+        return _follow(setting)
     with write_run(root, spec, env=setting.env, **setting.content) as writer:
         if writer.done:
+            parallel.told({"path": writer.path, "done": True})
             tick(spec.train.epochs)
             return Run(writer.path)
         training = setting.training(writer)
@@ -51,7 +54,21 @@ def run(
         _terminal_phase(writer, training, setting.data, spec, tick)
         writer.update_env(seconds=round(time.monotonic() - begun, 2))
         writer.finish()
+        parallel.told()
         return Run(writer.path)
+
+
+def _follow(setting: Setting) -> Run:
+    """Train beside rank 0, which measures and writes."""
+    begun = parallel.told()
+    if not begun["done"]:
+        training = setting.tuned_training(begun["tuning"])
+        if begun["state"] is not None:
+            training.load(begun["state"])
+        for _ in training:
+            pass
+        parallel.told()
+    return Run(begun["path"])
 
 
 def measured_epochs(epochs: int, points: int) -> set[int]:
@@ -72,6 +89,7 @@ def _terminal_phase(writer: Writer, training: Training, data: Dataset, spec: Col
     snapshot = Snapshot(training.model, data, spec)
     zero, kept = -1, 0
     state = writer.restore()
+    parallel.told({"path": writer.path, "done": False, "tuning": writer.env["tuning"], "state": state})
     if state is not None:
         notes = training.load(state)
         zero, kept = notes["zero"], notes["kept"]

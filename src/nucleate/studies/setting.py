@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import platform
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -18,7 +19,7 @@ from nucleate.machine.tuning import as_dict, choose_tuning, replay_tuning
 from nucleate.models import build
 from nucleate.runs.store import Writer
 from nucleate.spec import DataSpec, ModelSpec, TrainSpec
-from nucleate.training import Training
+from nucleate.training import Training, parallel
 
 
 class TrainingSpec(Protocol):
@@ -51,15 +52,25 @@ class Setting:
         """A training of the network, with the tuning that its run was begun with.
 
         Raises:
-            ValueError: if this machine cannot follow that tuning.
+            ValueError: if this machine cannot follow that tuning, or the run was begun on another number of processes.
         """
+        ranks = writer.env.get("ranks", 1)
+        if ranks != parallel.ranks():
+            raise ValueError(
+                f"{writer.path} was begun on {ranks} processes, not {parallel.ranks()}: go on with "
+                f"torchrun --nproc-per-node {ranks}, or start a new run in another folder"
+            )
+        return self.tuned_training(writer.env["tuning"])
+
+    def tuned_training(self, tuning: Mapping[str, Any]) -> Training:
+        """A training of the network, with a stored tuning."""
         return Training(
             self.model,
             self.data.train_inputs,
             self.data.train_labels,
             self.data.num_classes,
             self.spec.train,
-            replay_tuning(writer.env["tuning"], device=self.spec.train.device),
+            replay_tuning(tuning, device=self.spec.train.device),
             seed=self.spec.seed,
         )
 
@@ -80,6 +91,7 @@ def prepare(spec: TrainingSpec, data_root: Path | None, threads: int | None) -> 
     )
     env = {
         "tuning": as_dict(tuning),
+        "ranks": parallel.ranks(),
         "self_test": asdict(self_test(spec.train.device)) if spec.train.precision != "fp32" else None,
         "data": {"name": data.name, "digest": data.digest, "train": len(data.train_labels)},
         "class_names": list(data.class_names),

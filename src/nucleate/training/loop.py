@@ -19,7 +19,7 @@ from torch.nn import functional as F
 
 from nucleate.machine.tuning import Tuning, tuned
 from nucleate.spec import TrainSpec
-from nucleate.training import state
+from nucleate.training import parallel, state
 
 EVAL_BATCH = 2048
 
@@ -67,6 +67,7 @@ class Training:
         self.model.to(self.spec.device)
         if self.tuning.channels_last:
             self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        parallel.share_norms(self.model)
         self.inputs = self.inputs.to(self.spec.device)
         self.labels = self.labels.to(self.spec.device)
         self.optimizer = make_optimizer(self.model, self.spec, fused=self.tuning.fused)
@@ -93,7 +94,7 @@ class Training:
         total = torch.zeros((), dtype=torch.float64, device=self.inputs.device)
         with tuned(self.tuning):
             for batch in batches(len(self.inputs), self.spec.batch_size, seed=self.seed, epoch=self.epoch):
-                index = batch.to(self.inputs.device)
+                index = parallel.part(batch).to(self.inputs.device, non_blocking=True)
                 inputs, labels = self.inputs[index], self.labels[index]
                 if self.tuning.channels_last and inputs.ndim == 4:
                     inputs = inputs.contiguous(memory_format=torch.channels_last)
@@ -102,14 +103,17 @@ class Training:
                 if self.tuning.bf16:
                     outputs = outputs.float()
                 loss = loss_of(outputs, labels, self.spec.loss, self.num_classes)
+                if len(index) < len(batch):
+                    loss = loss * (len(index) / len(batch)) if len(index) else outputs.sum() * 0
                 self.optimizer.zero_grad(set_to_none=True)
                 loss.backward()
+                parallel.total_gradients(self.model)
                 self.optimizer.step()
                 self._mask()
-                total += loss.detach() * len(labels)
+                total += loss.detach() * len(batch)
                 self.step += 1
         self.epoch += 1
-        mean = float(total) / len(self.inputs)
+        mean = float(parallel.total(total)) / len(self.inputs)
         if not math.isfinite(mean):
             raise ValueError(
                 f"the training loss became {mean} in epoch {self.epoch}: lower the learning rate ({self.spec.lr:g})"
