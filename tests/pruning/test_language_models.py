@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from nucleate.pruning.coverage import coverage
+from nucleate.pruning.depth import influence, passing_by, removable, without
 from nucleate.pruning.prune import prune
 from nucleate.pruning.scores import scores
 
@@ -72,3 +73,18 @@ def test_wanda_leaves_padding_of_a_language_model_out() -> None:
     a, b = (scores(model, "wanda", [({"input_ids": i, "attention_mask": mask}, None)]) for i in (ids, other))
     for name in a:
         torch.testing.assert_close(a[name], b[name])
+
+
+def test_layers_of_a_language_model_can_go() -> None:
+    torch.manual_seed(0)
+    model = llama().eval()
+    ids = torch.randint(3, 64, (2, 8), generator=torch.Generator().manual_seed(0))
+    batches = [({"input_ids": ids}, ids)]
+    assert removable(model, batches) == ["model.layers.0", "model.layers.1"]
+    low = influence(model, batches, ["model.layers.0", "model.layers.1"])
+    assert all(0 < value < 2 for value in low.values())
+    small = without(model, ["model.layers.0"], batches)
+    assert sum(p.numel() for p in model.parameters()) - sum(p.numel() for p in small.parameters()) == 2336
+    with passing_by(model, ["model.layers.0"]):
+        want = model(input_ids=ids).logits
+    torch.testing.assert_close(small(input_ids=ids).logits, want, rtol=0, atol=0)

@@ -135,8 +135,10 @@ def scores(
     covered = coverage(model, layers=layers, include=include)
     own = dict(parameters(model))
     held = {n: own[n] for n in covered.layouts}
+    shared = by_size and criterion is weights.magnitude
     for n, w in held.items():
-        if not finite(w.detach()):
+        # Weights that are the scores themselves are looked at below.
+        if not shared and not finite(w.detach()):
             raise ValueError(f"{n} holds NaN or infinity: there is nothing to rank")
     given = Given(
         unwrap(model),
@@ -148,7 +150,6 @@ def scores(
         masks,
         seed,
     )
-    shared = by_size and criterion is weights.magnitude
     if shared:
         criterion = _as_they_are
     with untouched(given.model, weights=not isinstance(method, str)), torch.enable_grad():

@@ -55,7 +55,8 @@ def select(
     layouts = scores.layout if isinstance(scores, Scores) else {}
     by_size = scores.by_size if isinstance(scores, Scores) else False
     for name, s in scores.items():
-        if not finite(s):
+        # Weights that stand for their sizes were looked at when they were taken, an instant ago.
+        if not by_size and not finite(s):
             raise ValueError(f"the score of {name!r} holds NaN or infinity")
     if shape != "weight" and not layouts:
         raise ValueError(f"shape={shape!r} needs to know the axes: give the result of nucleate.scores, not a dict")
