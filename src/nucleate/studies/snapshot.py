@@ -22,6 +22,7 @@ from nucleate.geometry.softmax import vertex_distance
 from nucleate.probes.calibration import expected_calibration_error
 from nucleate.probes.corruptions import corruption_accuracy
 from nucleate.probes.robustness import correct, fgsm, pgd, smallest_perturbation
+from nucleate.probes.tap import evaluating
 from nucleate.probes.weights import initial_scales, near_zero_share, weight_spectra, weights_gini
 from nucleate.runs import Record
 from nucleate.spec import CollapseSpec
@@ -295,18 +296,6 @@ def last_linear(model: nn.Module) -> nn.Linear:
 def pooled(h: Tensor) -> Tensor:
     """(N, d) features: convolutional maps averaged over positions."""
     return h.mean((2, 3)) if h.ndim == 4 else h.flatten(1)
-
-
-@contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """Eval mode inside; every module's own mode afterwards."""
-    modes = {m: m.training for m in model.modules()}
-    model.eval()
-    try:
-        yield
-    finally:
-        for m, mode in modes.items():
-            m.training = mode
 
 
 @contextmanager
