@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from nucleate.cli.arguments import parse, positionals
 
@@ -17,8 +18,10 @@ class ReportOptions:
     """The HTML file (or the folder of figures); beside the run if none."""
     figures: bool = False
     """Write every figure as PNG and PDF instead of the page."""
-    projection: str = "pca"
-    """pca, tsne or umap (needs the extra `umap`)."""
+    only: tuple[str, ...] = ()
+    """With --figures: the names of those wanted (nc, layers, chi, ...); all if none."""
+    projection: Literal["pca", "tsne", "umap"] = "pca"
+    """How layers are drawn in two dimensions; umap needs the extra `umap`."""
 
 
 def report(args: Sequence[str]) -> int:
@@ -32,8 +35,11 @@ def report(args: Sequence[str]) -> int:
     from nucleate.runs import find_runs
 
     runs = [run for path in paths for run in find_runs(path)]
+    if options.only and not options.figures:
+        raise ValueError("--only chooses among figures: give --figures too")
     if options.figures:
-        for made in figures(runs, options.out or Path(paths[0]) / "figures"):
+        folder = options.out or Path(paths[0]) / "figures"
+        for made in figures(runs, folder, only=options.only, projection=options.projection):
             print(made)
         return 0
     print(page(runs, options.out or Path(paths[0]) / "report.html", projection=options.projection))

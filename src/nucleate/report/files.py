@@ -30,6 +30,21 @@ SHARED = {
 }
 """Section of panels -> name of its file."""
 
+PICTURES: dict[str, Callable[[View], Figure]] = {
+    "simplex": partial(simplex_figure, source="probs"),
+    "etf": partial(simplex_figure, source="etf"),
+    "logits": partial(simplex_figure, source="logits"),
+    "layers": partial(layers_figure, projection="pca"),
+    "boundary": boundary_figure,
+    "chi": partial(depth_figure, measures=["chi"]),
+    "depth": partial(depth_figure, measures=["ncc_accuracy", "intrinsic_dimension"]),
+    "weights": weights_figure,
+}
+"""Pictures of one run by the names of their files."""
+
+FIGURES = (*SHARED.values(), *PICTURES)
+"""Every figure, by the name of its file."""
+
 MARKS = {"holds": ("✓", "#00694d"), "fails": ("✗", "#a33c00"), "inconclusive": ("?", SOFT)}
 
 
@@ -38,49 +53,40 @@ def figures(
     folder: Path,
     formats: Sequence[str] = ("png", "pdf"),
     *,
+    only: Sequence[str] = (),
     projection: Projection = "pca",
 ) -> list[Path]:
     """Write the page's figures as files and return their paths.
 
     Curves of all runs share a figure; pictures are of the first seed of each spec, with its number in the file's name
-    if there are several specs.
+    if there are several specs. `only` names the figures that are wanted, all of `FIGURES` if none.
 
     Raises:
-        ValueError: without a run, for a damaged run, an unknown format or projection.
+        ValueError: without a run, for a damaged run, an unknown figure, format or projection.
     """
     check_formats(formats)
     check_projection(projection)
+    for name in only:
+        if name not in FIGURES:
+            raise ValueError(f"no figure is named {name!r}; there are {', '.join(FIGURES)}")
     found = views([runs] if isinstance(runs, Run) else runs)
     made = []
     with styled():
-        for name, figure in _figures(found, projection):
+        for name, figure in _figures(found, projection, only or FIGURES):
             made += [save(figure, Path(folder) / f"{name}.{kind}") for kind in formats]
     return made
 
 
-def _figures(found: Sequence[View], projection: Projection) -> Iterator[tuple[str, Figure]]:
-    for charted in charted_sections(found):
-        yield charted.id, section_figure(found, charted)
-    trained = along_epochs(found)
-    if not trained:
-        return
+def _figures(found: Sequence[View], projection: Projection, wanted: Sequence[str]) -> Iterator[tuple[str, Figure]]:
     for section, name in SHARED.items():
-        yield name, panels_figure(trained, section)
-    firsts = [members[0] for members in groups(trained).values()]
+        if name in wanted:
+            yield name, panels_figure(found, section)
+    firsts = [members[0] for members in groups(found).values()]
     for i, v in enumerate(firsts):
         end = f"-{i + 1}" if len(firsts) > 1 else ""
-        drawn: dict[str, Callable[[], Figure]] = {
-            "simplex": partial(simplex_figure, v, "probs"),
-            "etf": partial(simplex_figure, v, "etf"),
-            "logits": partial(simplex_figure, v, "logits"),
-            "layers": partial(layers_figure, v, projection),
-            "boundary": partial(boundary_figure, v),
-            "chi": partial(depth_figure, v, ["chi"]),
-            "depth": partial(depth_figure, v, ["ncc_accuracy", "intrinsic_dimension"]),
-            "weights": partial(weights_figure, v),
-        }
-        for name, draw in drawn.items():
-            yield name + end, draw()
+        for name, draw in PICTURES.items():
+            if name in wanted:
+                yield name + end, layers_figure(v, projection) if name == "layers" else draw(v)
 
 
 def claim_figure(row: Mapping[str, Any], out: Path) -> Path:
