@@ -19,7 +19,7 @@ myst_heading_anchors = 3
 # Every number of the pages is made when they are built.
 nb_execution_mode = "force"
 nb_execution_raise_on_error = True
-nb_execution_timeout = 120
+nb_execution_timeout = 900
 nb_merge_streams = True
 autodoc_typehints = "signature"
 autodoc_member_order = "bysource"

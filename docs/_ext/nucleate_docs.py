@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pkgutil
 import re
+import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import fields
 from importlib import import_module
@@ -13,6 +14,8 @@ from typing import Any
 from docutils import nodes
 from docutils.parsers.rst import directives
 from sphinx.application import Sphinx
+from sphinx.errors import PycodeError
+from sphinx.pycode import ModuleAnalyzer
 from sphinx.util.docutils import SphinxDirective
 
 import nucleate
@@ -23,6 +26,12 @@ from nucleate.report.catalog import LABELS
 
 _SIGN = re.compile(r"(\||\*|_(?=\W|$))")
 _CODE = re.compile(r"``([^`]+)``|`([^`]+)`")
+
+
+def skip_foreign_sources(app: Sphinx) -> None:
+    """Sources of other libraries (base classes) are not parsed for comments; that would take a third of the build."""
+    for name in [n for n in sys.modules if n.partition(".")[0] != "nucleate"]:
+        ModuleAnalyzer.cache["module", name] = PycodeError("not ours")
 
 
 def reference(app: Sphinx) -> None:
@@ -148,6 +157,7 @@ class ClaimTable(FromTable):
 def setup(app: Sphinx) -> dict[str, bool]:
     """Called by Sphinx."""
     app.connect("builder-inited", reference)
+    app.connect("builder-inited", skip_foreign_sources, priority=900)
     app.connect("autodoc-process-docstring", plain_text, priority=100)
     app.add_directive("claims", ClaimTable)
     app.add_directive("conventions", ConventionTable)

@@ -13,16 +13,19 @@ from nucleate.cli.arguments import RUNS, parse, positionals
 
 @dataclass(frozen=True, kw_only=True)
 class ClaimsOptions:
-    """Try claims of the subject; all of them if none is named."""
+    """Try claims of the subject, each with its criterion written down before the run; all of them if none is named.
+
+    For example: nucleate claims --list; nucleate claims nc1 nc2 --quick.
+    """
 
     quick: bool = False
-    """Digits and synthetic data, minutes; else the full tier on MNIST."""
+    """Digits and synthetic data, minutes for all; without it the full tier, which needs MNIST and hours."""
     list: bool = False
     """Print the claims and their criteria, run nothing."""
     json: Path | None = None
     """Write one row for each claim to this file."""
     figure: Path | None = None
-    """Draw the claims' clauses to this file (.svg, .png or .pdf)."""
+    """Draw the one claim that is named to this file (.svg, .png or .pdf)."""
     out: Path = RUNS
     """Folder that the run folders are written to."""
     data_root: Path | None = None
@@ -44,6 +47,10 @@ def claims(args: Sequence[str]) -> int:
         return 0
     if options.figure is not None and len(ids) != 1:
         raise ValueError("--figure draws one claim: name it, as in nucleate claims nc1 --quick --figure nc1.svg")
+    for file in filter(None, (options.json, options.figure)):
+        # Known before the minutes of work, not after them.
+        if not file.absolute().parent.is_dir():
+            raise ValueError(f"cannot write {file}: there is no folder {file.parent}")
     judgements, runs = try_claims(
         ids, tier="quick" if options.quick else "full", root=options.out, data_root=options.data_root, jobs=options.jobs
     )

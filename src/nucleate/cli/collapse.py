@@ -10,16 +10,21 @@ from typing import Annotated
 
 import tyro
 
-from nucleate.cli.arguments import RUNS, parse, positional
+from nucleate.cli.arguments import RUNS, from_file, parse, positional
 from nucleate.recipes.collapse import RECIPES, recipe
 from nucleate.spec import CollapseSpec
 
 
 @dataclass(frozen=True, kw_only=True)
 class CollapseOptions:
-    """Train into the terminal phase, measure every layer on the way, write the run folder and its report."""
+    """Train into the terminal phase, measure every layer on the way, write the run folder and its report.
+
+    The same command again opens a finished run, and goes on with one that was stopped.
+    """
 
     spec: Annotated[CollapseSpec, tyro.conf.arg(name="")] = field(default_factory=CollapseSpec)
+    spec_file: Annotated[Path | None, tyro.conf.arg(name="spec")] = None
+    """TOML file of a spec (any run folder's spec.toml, or your own) in place of a recipe; other options override it."""
     seeds: tuple[int, ...] = ()
     """One run for each of these seeds; `--seed` alone if empty."""
     jobs: int = 1
@@ -34,11 +39,18 @@ class CollapseOptions:
 
 def collapse(args: Sequence[str]) -> int:
     """Train a recipe past zero error and watch its classes collapse."""
-    name, rest = positional(args, "digits-mlp")
-    if "--help" in rest or "-h" in rest:
-        print("recipes:\n" + "\n".join(f"  {k:22s} {v.__doc__}" for k, v in RECIPES.items()) + "\n")
-    options = parse(CollapseOptions, rest, f"nucleate collapse {name}", default=CollapseOptions(spec=recipe(name)))
-    spec = replace(options.spec, recipe=name)
+    name, rest = positional(args, "")
+    asks = "--help" in rest or "-h" in rest
+    start = None if asks else from_file(rest, CollapseSpec)
+    if start is not None and name:
+        raise ValueError(f"name a recipe or a file, not both: {name!r} and --spec")
+    start = start or recipe(name or "digits-mlp")
+    if asks:
+        print("nucleate collapse [RECIPE] [OPTIONS], for example: nucleate collapse digits-mlp --train.lr 0.05 --seeds 0 1")
+        print("\nrecipes (digits-mlp if none is named):")
+        print("\n".join(f"  {k:22s} {v.__doc__}" for k, v in RECIPES.items()) + "\n")
+    options = parse(CollapseOptions, rest, f"nucleate collapse {start.recipe}", default=CollapseOptions(spec=start))
+    spec = options.spec
     seeds = options.seeds or (spec.seed,)
 
     from nucleate.studies.cells import run_specs
@@ -56,6 +68,6 @@ def collapse(args: Sequence[str]) -> int:
     if options.report:
         from nucleate.report import page
 
-        target = runs[0].path / "report.html" if len(runs) == 1 else options.out / f"{name}.html"
+        target = runs[0].path / "report.html" if len(runs) == 1 else options.out / f"{spec.recipe}.html"
         print(f"report: {page(runs, target)}")
     return 0

@@ -42,9 +42,6 @@ PICTURES: dict[str, Callable[[View], Figure]] = {
 }
 """Pictures of one run by the names of their files."""
 
-FIGURES = (*SHARED.values(), *PICTURES)
-"""Every figure, by the name of its file."""
-
 MARKS = {"holds": ("✓", "#00694d"), "fails": ("✗", "#a33c00"), "inconclusive": ("?", SOFT)}
 
 
@@ -59,33 +56,40 @@ def figures(
     """Write the page's figures as files and return their paths.
 
     Curves of all runs share a figure; pictures are of the first seed of each spec, with its number in the file's name
-    if there are several specs. `only` names the figures that are wanted, all of `FIGURES` if none.
+    if there are several specs. `only` names the figures that are wanted (without that number); all if none.
 
     Raises:
         ValueError: without a run, for a damaged run, an unknown figure, format or projection.
     """
     check_formats(formats)
     check_projection(projection)
-    for name in only:
-        if name not in FIGURES:
-            raise ValueError(f"no figure is named {name!r}; there are {', '.join(FIGURES)}")
     found = views([runs] if isinstance(runs, Run) else runs)
+    known = [s.id for s in charted_sections(found)] + ([*SHARED.values(), *PICTURES] if along_epochs(found) else [])
+    for name in only:
+        if name not in known:
+            raise ValueError(f"no figure of these runs is named {name!r}; there are {', '.join(known)}")
     made = []
     with styled():
-        for name, figure in _figures(found, projection, only or FIGURES):
+        for name, figure in _figures(found, projection, only):
             made += [save(figure, Path(folder) / f"{name}.{kind}") for kind in formats]
     return made
 
 
-def _figures(found: Sequence[View], projection: Projection, wanted: Sequence[str]) -> Iterator[tuple[str, Figure]]:
+def _figures(found: Sequence[View], projection: Projection, only: Sequence[str]) -> Iterator[tuple[str, Figure]]:
+    for charted in charted_sections(found):
+        if not only or charted.id in only:
+            yield charted.id, section_figure(found, charted)
+    trained = along_epochs(found)
+    if not trained:
+        return
     for section, name in SHARED.items():
-        if name in wanted:
-            yield name, panels_figure(found, section)
-    firsts = [members[0] for members in groups(found).values()]
+        if not only or name in only:
+            yield name, panels_figure(trained, section)
+    firsts = [members[0] for members in groups(trained).values()]
     for i, v in enumerate(firsts):
         end = f"-{i + 1}" if len(firsts) > 1 else ""
         for name, draw in PICTURES.items():
-            if name in wanted:
+            if not only or name in only:
                 yield name + end, layers_figure(v, projection) if name == "layers" else draw(v)
 
 

@@ -84,7 +84,8 @@ def _simplex(
             origin = _screen(np.zeros((1, size - 1)), lane)
             axes.plot(*np.concatenate([origin, row]).T, color=INK, lw=1.1, zorder=4)
             axes.scatter(*mean.T, s=70, c=colour(c), marker=marker(c), lw=1.3, edgecolors=INK, zorder=5)
-    if reach <= 2:
+    # On the ETF the class means sit where the names would; the legend tells them apart.
+    if reach <= 2 and source != "etf":
         for place, name in zip(corners, names, strict=True):
             out = np.array([0.0, 1.0]) if size == 2 else place / np.linalg.norm(place)
             axes.annotate(
@@ -115,6 +116,9 @@ def layers_figure(v: View, projection: Projection) -> Figure:
     figure = new_figure(1.95 * len(names) + 0.4, 2.05 * len(moments) + 0.8)
     grid = figure.subplots(len(moments), len(names), squeeze=False)
     classes = sorted({int(c) for c in frames[0]["labels"]})
+    far = [abs(flat(f[f"pca:{n}"], "pca")).max() for f in frames for n in names if f"pca:{n}" in f]
+    # t-SNE and UMAP fill their square evenly; principal components of few clusters reach further out.
+    reach = min(2.6, 1.08 * max(far)) if projection == "pca" else 2.6
     for j, name in enumerate(names):
         previous = None
         for i, ((when, epoch), frame) in enumerate(zip(moments, frames, strict=True)):
@@ -124,7 +128,7 @@ def layers_figure(v: View, projection: Projection) -> Figure:
                 for c in classes:
                     at = previous[frame["labels"] == c]
                     axes.scatter(*at.T, s=9, c=colour(c), marker=marker(c), alpha=0.85, lw=0.2, edgecolors="w")
-            axes.set(xlim=(-2.6, 2.6), ylim=(-2.6, 2.6), xticks=[], yticks=[], aspect="equal")
+            axes.set(xlim=(-reach, reach), ylim=(-reach, reach), xticks=[], yticks=[], aspect="equal")
             axes.spines[:].set_visible(True)
             axes.spines[:].set_color(LINE)
             if i == 0:
@@ -156,9 +160,12 @@ def boundary_figure(v: View) -> Figure:
         classes = sorted(set(labels.tolist()))
         step = math.ceil(len(classes) / 16)
         ticks = classes[::step]
-        axes.set_xticks(
-            ticks, [plain(v.class_name(c), 10) for c in ticks], rotation=60, ha="right", rotation_mode="anchor"
-        )
+        names = [plain(v.class_name(c), 10) for c in ticks]
+        if max(map(len, names)) > 2:
+            axes.set_xticks(ticks, names, rotation=60, ha="right", rotation_mode="anchor")
+        else:
+            axes.set_xticks(ticks, names)
+        axes.set_xlabel("class")
         axes.grid(axis="x", visible=False)
     figure.axes[0].set_ylabel("signed distance to the boundary\n(units of the features)")
     head = f"{plain(v.label, 50)}: {len(labels)} training points; below 0 a point lies on the wrong side"

@@ -12,6 +12,7 @@ import html
 import json
 import math
 import os
+import re
 import shutil
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping
@@ -29,6 +30,7 @@ Record = dict[str, Any]
 """One flat row: study, seed, step, epoch, layer, split, metric, value, and what the study adds."""
 
 FORMAT = 1
+_NAME = re.compile(r"\w[\w.-]*")
 
 
 class RunError(ValueError):
@@ -261,7 +263,13 @@ def held(path: Path) -> Iterator[None]:
 
 
 def run_path(root: str | Path, spec: Any, **content: str) -> Path:
-    """Folder of a spec's run, whether it exists or not."""
+    """Folder of a spec's run, whether it exists or not.
+
+    Raises:
+        RunError: if the recipe's name is none for a folder.
+    """
+    if not _NAME.fullmatch(spec.recipe):
+        raise RunError(f"recipe must be made of letters, digits, '-', '_' and '.', not {spec.recipe!r}")
     return Path(root) / f"{spec.study}-{spec.recipe}-{specs.digest(spec, **content)}"
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
+from tyro.conf import Suppress
+
 from nucleate.spec.parts import DataSpec, MeasureSpec, ModelSpec, TrainSpec
 
 
@@ -12,8 +14,9 @@ from nucleate.spec.parts import DataSpec, MeasureSpec, ModelSpec, TrainSpec
 class CollapseSpec:
     """Train into the terminal phase and measure every layer on the way."""
 
-    study: Literal["collapse"] = "collapse"
-    recipe: str = "digits-mlp"
+    study: Suppress[Literal["collapse"]] = "collapse"
+    recipe: Suppress[str] = "digits-mlp"
+    """Name of what was run; part of the run folder's name."""
     seed: int = 0
     """Seed of the initial weights and of the data order."""
     data: DataSpec = field(default_factory=DataSpec)
