@@ -17,7 +17,17 @@ import pytest
 from nucleate.cli import main
 from nucleate.runs import store
 
-TINY = ["--train.epochs", "1", "--measure.points", "2", "--measure.robustness", "0", "--model.width", "8", "--no-report"]
+TINY = [
+    "--train.epochs",
+    "1",
+    "--measure.points",
+    "2",
+    "--measure.robustness",
+    "0",
+    "--model.width",
+    "8",
+    "--no-report",
+]
 QUICK = ["collapse", *TINY, "--data.train-size", "50", "--data.test-size", "20"]
 
 
@@ -176,7 +186,7 @@ def test_a_spec_file_is_where_the_options_start_from(tmp_path: Path, capsys: pyt
     assert str(found.path) in capsys.readouterr().out
 
 
-FUNCTIONS = '''
+FUNCTIONS = """
 import torch
 def raises(input_shape, num_classes):
     raise RuntimeError("my own bug")
@@ -192,7 +202,7 @@ def data_raises():
     raise KeyError("my own bug")
 def data_text():
     return "points"
-'''
+"""
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import fields
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from docutils import nodes
 from docutils.parsers.rst import directives
@@ -25,6 +25,7 @@ from nucleate.geometry.conventions import CONVENTIONS, Convention
 from nucleate.report.catalog import LABELS
 
 _SIGN = re.compile(r"(\||\*|_(?=\W|$))")
+_SECTION = re.compile(r"(Args|Arguments|Attributes|Raises|Returns|Yields|Example|Examples|Note|Notes):")
 _CODE = re.compile(r"``([^`]+)``|`([^`]+)`")
 
 
@@ -77,10 +78,20 @@ def _names_page() -> str:
 
 
 def plain_text(app: Any, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
-    """Docstrings are plain text with `code`: `|w|`, `x*` and `k_` in them mean themselves."""
-    for i, line in enumerate(lines):
-        if not line.lstrip().startswith((">>>", "...")):
-            lines[i] = _escaped(line)
+    """Docstrings are plain text with `code`: `|w|`, `x*` and `k_` mean themselves, an indented line is a quotation."""
+    # Of an attribute, napoleon would take the words before a colon in the first line for its type.
+    out: list[str] = [""] if what == "attribute" else []
+    section = False
+    for line in lines:
+        bare, before = line.lstrip(), out[-1] if out else ""
+        indent = len(line) - len(bare)
+        if indent == 0:
+            section = bool(_SECTION.fullmatch(line)) or (section and not bare)
+        steps = before.strip() and indent != len(before) - len(before.lstrip())
+        if bare and steps and not section and not before.lstrip().startswith(("- ", "* ", ">>>", "...")):
+            out.append("")
+        out.append(line if bare.startswith((">>>", "...")) else _escaped(line))
+    lines[:] = out
 
 
 def _escaped(line: str) -> str:
@@ -116,7 +127,9 @@ class ConventionTable(FromTable):
             same = name != "papyan2020"
             told = [f"{n}: {v}" for n, v in values.items() if not same or v != getattr(usual, n)]
             rows.append((f"`{name}`", convention.source, ", ".join(told) or "the same"))
-        return self.table(("name", "source", "how it differs from `papyan2020` (whose own choices are given in full)"), rows)
+        return self.table(
+            ("name", "source", "how it differs from `papyan2020` (whose own choices are given in full)"), rows
+        )
 
 
 class MeasureTable(FromTable):
@@ -131,7 +144,7 @@ class ClaimTable(FromTable):
     """Claims of one part of the subject: what each says and how to try it, or that it is not there yet."""
 
     has_content = True
-    option_spec = {"commands": directives.unchanged}
+    option_spec: ClassVar = {"commands": directives.unchanged}
 
     def run(self) -> list[nodes.Node]:
         """Two paragraphs and a table, from the registries of commands and claims."""

@@ -40,6 +40,7 @@ def claims(args: Sequence[str]) -> int:
     options = parse(ClaimsOptions, rest, "nucleate claims [ID ...]", default=ClaimsOptions())
 
     from nucleate.claims import listing, table, try_claims
+    from nucleate.report.style import check_formats
     from nucleate.runs.store import write_atomic
 
     if options.list:
@@ -47,8 +48,10 @@ def claims(args: Sequence[str]) -> int:
         return 0
     if options.figure is not None and len(ids) != 1:
         raise ValueError("--figure draws one claim: name it, as in nucleate claims nc1 --quick --figure nc1.svg")
+    # What would fail at the end is refused before the minutes of work.
+    if options.figure is not None:
+        check_formats([options.figure.suffix.lstrip(".").lower()])
     for file in filter(None, (options.json, options.figure)):
-        # Known before the minutes of work, not after them.
         if not file.absolute().parent.is_dir():
             raise ValueError(f"cannot write {file}: there is no folder {file.parent}")
     judgements, runs = try_claims(

@@ -46,7 +46,7 @@ def collapse(args: Sequence[str]) -> int:
         raise ValueError(f"name a recipe or a file, not both: {name!r} and --spec")
     start = start or recipe(name or "digits-mlp")
     if asks:
-        print("nucleate collapse [RECIPE] [OPTIONS], for example: nucleate collapse digits-mlp --train.lr 0.05 --seeds 0 1")
+        print("for example: nucleate collapse digits-mlp --train.lr 0.05 --seeds 0 1")
         print("\nrecipes (digits-mlp if none is named):")
         print("\n".join(f"  {k:22s} {v.__doc__}" for k, v in RECIPES.items()) + "\n")
     options = parse(CollapseOptions, rest, f"nucleate collapse {start.recipe}", default=CollapseOptions(spec=start))

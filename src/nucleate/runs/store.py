@@ -60,7 +60,12 @@ class Run:
     @property
     def env(self) -> dict[str, Any]:
         """What the run ran on and with: versions, machine, tuning, digests, layer and class names."""
-        return _read_json(self.path / "env.json")
+        path = self.path / "env.json"
+        found = _read_json(path)
+        for name in ("layers", "class_names"):
+            if not isinstance(found.get(name, []), list):
+                raise RunError(f"{path} is damaged: {name} is {found[name]!r}")
+        return found
 
     @property
     def records(self) -> list[Record]:
@@ -69,13 +74,12 @@ class Run:
         if not path.exists():
             return []
         lines = path.read_bytes().split(b"\n")[:-1]
-        try:
-            rows = [json.loads(line) for line in lines]
-        except ValueError as error:
-            raise RunError(f"{path} is damaged: {error}") from None
-        for row in rows:
-            if row.get("value") is None:
-                row["value"] = math.nan
+        rows = []
+        for number, line in enumerate(lines, 1):
+            try:
+                rows.append(_record(json.loads(line)))
+            except ValueError as error:
+                raise RunError(f"{path} is damaged in line {number}: {error}") from None
         return rows
 
     @property
@@ -300,6 +304,23 @@ def _dump(values: Mapping[str, Any]) -> bytes:
 def _flush(file: IO[bytes]) -> None:
     file.flush()
     os.fsync(file.fileno())
+
+
+_KINDS: dict[str, type | tuple[type, ...]] = {
+    "metric": str, "value": (int, float), "layer": str, "split": str, "epoch": int
+}  # fmt: skip
+
+
+def _record(row: Any) -> Record:
+    """A row with a metric and a value, null read as nan; what it states must be of the right kind."""
+    if not isinstance(row, dict) or "metric" not in row:
+        raise ValueError("it is no record with a metric")
+    if row.get("value") is None:
+        row["value"] = math.nan
+    for name, kind in _KINDS.items():
+        if row.get(name) is not None and not isinstance(row[name], kind):
+            raise ValueError(f"{name} is {row[name]!r}")
+    return row
 
 
 def _finite(row: Record) -> Record:

@@ -83,6 +83,8 @@ def prepare(spec: TrainingSpec, data_root: Path | None, threads: int | None) -> 
     """
     data = load(spec.data, data_root)
     model = build(spec.model, data.input_shape, data.num_classes, generator=torch.Generator().manual_seed(spec.seed))
+    if ":" in spec.model.name:
+        _check_outputs(spec.model.name, model, data)
     tuning = choose_tuning(
         precision=spec.train.precision,
         threads=spec.train.threads or threads,
@@ -101,6 +103,25 @@ def prepare(spec: TrainingSpec, data_root: Path | None, threads: int | None) -> 
         "parameters": sum(p.numel() for p in model.parameters()),
     }
     return Setting(spec, data, model, env, {"data": data.digest, "source": sources(spec.data.name, spec.model.name)})
+
+
+def _check_outputs(name: str, model: nn.Module, data: Dataset) -> None:
+    """Two points through a user's network, before anything is written."""
+    inputs = data.train_inputs[:2]
+    was = model.training
+    try:
+        with torch.no_grad():
+            out = model.eval()(inputs)
+    # The network is the user's and may raise anything.
+    except Exception as error:
+        shape = tuple(inputs.shape)
+        raise ValueError(f"{name} fails on inputs of shape {shape}: {type(error).__name__}: {error}") from error
+    finally:
+        model.train(was)
+    wanted = (len(inputs), data.num_classes)
+    if not isinstance(out, torch.Tensor) or (len(out), out.shape[-1]) != wanted:
+        given = tuple(out.shape) if isinstance(out, torch.Tensor) else type(out).__name__
+        raise ValueError(f"{name} must return logits of shape {wanted} for two points, not {given}")
 
 
 def sources(*names: str) -> str:
