@@ -41,7 +41,7 @@ def test_a_file_is_the_same_twice(build: Build, tmp_path: Path) -> None:
 
 
 def test_both_formats_come_for_each_figure(build: Build, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(files, "_figures", lambda found, projection: [("nc", panels_figure(found, "nc"))])
+    monkeypatch.setattr(files, "_figures", lambda found, projection, only: [("nc", panels_figure(found, "nc"))])
     made = files.figures(build(tmp_path, tensors=False), tmp_path)
     assert [p.name for p in made] == ["nc.png", "nc.pdf"] and made[1].read_bytes().startswith(b"%PDF")
 
