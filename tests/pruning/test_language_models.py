@@ -63,6 +63,15 @@ def test_language_models_are_covered_block_by_block_with_exact_densities(build: 
     assert heads.masks.density == 0.5
 
 
+@pytest.mark.parametrize("method", ["grasp", "hutchinson", "fisher", "synflow"])
+def test_second_derivatives_and_float64_pass_through_attention(method: str) -> None:
+    torch.manual_seed(0)
+    model = gpt2()
+    ids = torch.randint(3, 64, (2, 8), generator=torch.Generator().manual_seed(0))
+    found = scores(model, method, [({"input_ids": ids}, ids)])
+    assert len(found) == 8 and all(bool((s != 0).any()) for s in found.values())
+
+
 def test_wanda_leaves_padding_of_a_language_model_out() -> None:
     torch.manual_seed(0)
     model = gpt2()

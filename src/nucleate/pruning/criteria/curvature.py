@@ -37,7 +37,7 @@ def hutchinson(given: Given, *, probes: int = PROBES) -> dict[str, Tensor]:
     Its expectation is exact, its spread falls as 1 / sqrt(probes x batches); negative where the loss curves down
     (Hutchinson 1990; Yao et al. 2021).
     """
-    with mode(given, training=False):
+    with mode(given, training=False, twice=True):
         total = Sums()
         generators = {name: given.generator(name) for name in given.weights}
         for inputs, targets in given.data():

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from nucleate.pruning.criteria.given import Given, run, size
+from nucleate.pruning.criteria.given import Given, logits, run, size
 
 TEMPERATURE = 200.0
 """GraSP divides the logits by this."""
@@ -76,7 +77,7 @@ def grasp(given: Given) -> dict[str, Tensor]:
     The published score is -w (H g), of which the largest go: removing them raises the norm of the gradient. Here the
     largest stay, hence the sign (Wang, Zhang, Grosse 2020).
     """
-    with mode(given, training=False):
+    with mode(given, training=False, twice=True):
         g = mean_gradient(given, temperature=TEMPERATURE)
         total = Sums()
         for n, grads in batch_gradients(given, temperature=TEMPERATURE, graph=True):
@@ -88,7 +89,7 @@ def grasp(given: Given) -> dict[str, Tensor]:
 
 def grasp_batches(given: Given) -> dict[str, Tensor]:
     """Mean over batches of w (H_b g_b), both of one batch. Train mode, as in the code of Frankle et al. 2021."""
-    with mode(given, training=True):
+    with mode(given, training=True, twice=True):
         total = Sums()
         for n, grads in batch_gradients(given, temperature=TEMPERATURE, graph=True):
             product = sum((g.detach() * g).sum() for g in grads.values())
@@ -103,14 +104,18 @@ def grasp_abs(given: Given) -> dict[str, Tensor]:
 
 
 @contextmanager
-def mode(given: Given, *, training: bool) -> Iterator[None]:
-    """Train or eval mode inside, recorded; scoring puts modes and buffers back."""
+def mode(given: Given, *, training: bool, twice: bool = False) -> Iterator[None]:
+    """Train or eval mode inside, recorded; scoring puts modes and buffers back.
+
+    With `twice`, attention is computed by plain products, for fused kernels cannot be differentiated twice.
+    """
     given.used["mode"] = "train" if training else "eval"
     given.used["precision"] = str(next(iter(given.weights.values())).dtype).removeprefix("torch.")
     given.model.train(training)
     for w in given.weights.values():
         w.requires_grad_(True)
-    yield
+    with sdpa_kernel(SDPBackend.MATH) if twice else nullcontext():
+        yield
 
 
 def batch_gradients(
@@ -138,7 +143,7 @@ def loss_of(given: Given, inputs: Any, targets: Any, temperature: float = 1.0) -
     """
     output = run(given.model, inputs)
     if temperature != 1.0:
-        output = output / temperature
+        output = logits(output) / temperature
     try:
         value = given.loss(output, targets)
     except (RuntimeError, TypeError, IndexError, ValueError) as error:
