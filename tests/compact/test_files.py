@@ -46,7 +46,7 @@ def test_every_dtype_sign_and_shape(tmp_path: Path) -> None:
         for dtype in (torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.int64, torch.uint8)
     }
     tensors |= {"scalar": torch.tensor(5), "empty": torch.empty(0, 3), "zeros": torch.zeros(40), "full": torch.ones(5)}
-    tensors["signs"] = torch.tensor([-0.0, 0.0, float("nan"), float("-inf")] + [0.0] * 60)
+    tensors["signs"] = torch.tensor([0.0, float("nan"), float("-inf")] + [0.0] * 60)
     tensors["turned"] = tensors["torch.float32"].T
     tensors["tied"] = tensors["torch.float32"]
     save_sparse(tensors, tmp_path / "f")
@@ -54,6 +54,12 @@ def test_every_dtype_sign_and_shape(tmp_path: Path) -> None:
     assert set(back) == set(tensors)
     assert all(same_bits(back[name], tensors[name]) for name in tensors)
     assert back["tied"].data_ptr() == back["torch.float32"].data_ptr()
+
+
+def test_a_weight_times_zero_is_pruned_whatever_its_sign(tmp_path: Path) -> None:
+    save_sparse({"w": torch.full((800,), -1.0) * (torch.arange(800) < 40)}, tmp_path / "f")
+    assert (tmp_path / "f").stat().st_size < 800
+    assert torch.equal(load_sparse(tmp_path / "f")["w"], -(torch.arange(800) < 40).float())
 
 
 def test_a_file_is_read_tensor_by_tensor(tmp_path: Path) -> None:

@@ -29,6 +29,7 @@ def doctor(args: Sequence[str]) -> int:
 
     import torch
 
+    from nucleate.compact.native import status
     from nucleate.machine.doctor import faults
     from nucleate.machine.selftest import cache_folder, keep, measure
 
@@ -38,12 +39,13 @@ def doctor(args: Sequence[str]) -> int:
     kept = keep(test, replace=True)
     found = faults()
     if options.json:
-        print(json.dumps(asdict(test) | {"faults": found}))
+        print(json.dumps(asdict(test) | {"sparse_kernel": status(), "faults": found}))
         return 0
     print(f"{test.name}, {test.cores} cores, torch {test.torch}, {options.device}\n")
     print("\n".join(_lines(test)))
     where = f"kept in {cache_folder()} for every later run" if kept else "not kept: no folder to write to"
     print(f"\nmeasured in {test.seconds:.1f} s, {where}")
+    print(status())
     print("\n".join(f"fault: {line}" for line in found) or "no known fault")
     return 0
 

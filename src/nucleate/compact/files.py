@@ -56,7 +56,7 @@ def save_sparse(
         model: its state_dict is saved; or a mapping from names to tensors, or the path of a safetensors file.
         path: the file to write.
         masks: 0 where a weight is pruned, by parameter name; pruned weights are read back as 0. Without them whatever
-            is not 0 is kept, -0.0 too.
+            is not 0 is kept; a pruned -0.0 is read back as 0.0.
         record: how it was pruned, for the header: anything that JSON holds.
 
     Returns:
@@ -222,7 +222,10 @@ def _parts(tensor: Tensor, mask: Tensor | None) -> list[memoryview]:
     """A tensor's bytes; or its packed bits and the bytes of its values where these are fewer."""
     flat = tensor.detach().cpu().contiguous().reshape(-1)
     moved = flat.view(_UNSIGNED[flat.element_size()])
-    kept = moved != 0 if mask is None else mask.cpu().reshape(-1) != 0
+    # A negative weight times a mask of 0 is -0.0, which is as pruned as 0.0.
+    size = torch.iinfo(moved.dtype).bits
+    digits = moved & (2 ** (size - 1) - 1) if flat.is_floating_point() else moved
+    kept = digits != 0 if mask is None else mask.cpu().reshape(-1) != 0
     count = int(kept.sum())
     if -(-len(flat) // 8) + count * flat.element_size() >= len(flat) * flat.element_size():
         return [_bytes(moved if mask is None else torch.where(kept, moved, torch.zeros_like(moved)))]

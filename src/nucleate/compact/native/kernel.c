@@ -320,7 +320,9 @@ static void start_workers(int64_t wanted) {
 }
 
 /* Multiply-adds below which waking a worker costs more than it brings. */
+#ifndef WORTH_WAKING
 #define WORTH_WAKING (1 << 17)
+#endif
 
 static int64_t multiply_adds(const step_t *steps, int64_t count) {
   int64_t sum = 0;
