@@ -63,7 +63,7 @@ def contents(root: Path) -> dict[str, bytes]:
 
 
 def ended(root: Path) -> int:
-    return len(list(root.rglob("DONE")))
+    return len(list(root.glob("*/DONE")))
 
 
 def children(pid: int) -> list[int]:

@@ -158,7 +158,8 @@ def find_runs(root: str | Path) -> list[Run]:
     root = Path(root)
     if not root.is_dir():
         raise RunError(f"{root} is not a folder")
-    found = [Run(p.parent) for p in sorted(root.rglob("spec.toml"))]
+    # A running sweep removes folders below this one; os.walk passes over what is gone, rglob would not.
+    found = [Run(Path(folder)) for folder, _, files in sorted(os.walk(root)) if "spec.toml" in files]
     if not found:
         raise RunError(f"no run folder at or below {root}")
     return found
