@@ -14,6 +14,7 @@ from nucleate.models import build
 from nucleate.pruning.criteria import curvature
 from nucleate.pruning.criteria.given import Given
 from nucleate.pruning.criteria.weights import _ranks
+from nucleate.pruning.prune import prune
 from nucleate.pruning.scores import Scores, scores
 from nucleate.pruning.select import select
 from nucleate.spec import ModelSpec
@@ -443,3 +444,26 @@ def test_scores_carry_what_they_came_from(twin: Twin) -> None:
         "examples": 14,
         "batches": 2,
     }
+
+
+def test_synflow_in_rounds_empties_no_layer_where_one_round_does() -> None:
+    def deep() -> nn.Sequential:
+        model = nn.Sequential()
+        for _ in range(6):
+            model.extend([nn.Linear(20, 20, bias=False), nn.ReLU()])
+        model.append(nn.Linear(20, 3, bias=False))
+        for i, p in enumerate(model.parameters()):
+            p.data.normal_(0, 0.3, generator=torch.Generator().manual_seed(i))
+        return model
+
+    batches = [(torch.zeros(1, 20), None)]
+    model = deep()
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+    with pytest.raises(ValueError, match="empties"):
+        prune(model, "synflow", 0.01, batches=batches, include=ALL, rounds=1)
+    assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
+    done = prune(model, "synflow", 0.01, batches=batches, include=ALL)
+    assert done.record["rounds"] == 100 and done.masks.kept == round(0.01 * (6 * 400 + 60)) and not done.masks.emptied
+    # What is left is whole paths: every kept weight carries flow.
+    found = scores(model, "synflow", batches, include=ALL, masks=done.masks)
+    assert all(bool((s[done.masks[name] == 1] > 0).all()) for name, s in found.items())
