@@ -8,6 +8,10 @@ function layersFigure(host, run) {
   const state = { layer: Math.max(0, names.indexOf("penultimate")) };
   const node = el("div", { class: "plot square", id: "layers-plot" });
   const note = el("p", { class: "small" });
+  // One scale for all layers and epochs, so that sliders move points and not axes.
+  const far = run.frames.flatMap((f) => Object.values(f.layers).flatMap((packed) => rows(packed).flat()))
+    .filter(Number.isFinite).reduce((most, v) => Math.max(most, Math.abs(v)), 0);
+  const reach = Math.min(2.6, 1.08 * far) || 2.6;
   const draw = () => {
     const frame = run.frames[state.epoch];
     const packed = frame.layers[names[state.layer]];
@@ -21,7 +25,7 @@ function layersFigure(host, run) {
       };
     });
     const kind = { pca: "principal component", tsne: "t-SNE axis", umap: "UMAP axis" }[data.projection];
-    const bare = { showticklabels: false, ticks: "", range: [-2.6, 2.6], zeroline: false };
+    const bare = { showticklabels: false, ticks: "", range: [-reach, reach], zeroline: false };
     const { room, legend } = foot(run.classes.map((n) => short(n)), node.clientWidth);
     plot(node, traces, {
       height: node.clientWidth * 0.95 + room, margin: { l: 34, r: 8, t: 8, b: 40 + room }, legend,
