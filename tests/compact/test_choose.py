@@ -146,6 +146,13 @@ def test_gradients_of_the_input_flow_through_the_dense_form() -> None:
     assert torch.allclose(leaf.grad, twin.grad)
 
 
+def test_another_dtype_of_the_same_shape_runs_dense() -> None:
+    net, x = nn.Sequential(nn.Linear(8, 4), nn.ReLU()), torch.randn(3, 8)
+    fast = accelerate(net, x, choice=Choice(form="plan" if native.available() else "dense"))
+    single = fast(x)
+    assert torch.allclose(fast.double()(x.double()), single.double(), atol=1e-6)
+
+
 def test_masks_that_fit_nothing_are_refused() -> None:
     net: Callable[[Tensor], Tensor] = nn.Linear(3, 2)
     with pytest.raises(ValueError, match="no such parameter"):

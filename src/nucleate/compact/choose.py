@@ -112,7 +112,11 @@ class Report:
 
 
 class Accelerated(nn.Module):
-    """A model for inference in the form that was fastest; `report` says why. In any other case it runs dense."""
+    """A model for inference in the form that was fastest; `report` says why. In any other case it runs dense.
+
+    Weights are fixed: a plan has copied them. For input that requires a gradient, in another dtype, on another device
+    and under `torch.compile` it runs dense.
+    """
 
     report: Report | None = None
 
@@ -120,11 +124,11 @@ class Accelerated(nn.Module):
         super().__init__()
         self.choice = choice
         self.dense = dense
-        self._plans: dict[tuple[int, ...], Plan | None] = {}
+        self._plans: dict[tuple[tuple[int, ...], torch.dtype, torch.device], Plan | None] = {}
 
     def forward(self, x: Tensor) -> Tensor:
         """The model's output."""
-        if self.choice.form == "plan" and not x.requires_grad:
+        if self.choice.form == "plan" and not x.requires_grad and not torch.compiler.is_compiling():
             plan = self._plan(x)
             if plan is not None:
                 return plan(x)
@@ -134,7 +138,7 @@ class Accelerated(nn.Module):
             return cast(Tensor, self.dense(x))
 
     def _plan(self, x: Tensor) -> Plan | None:
-        key = tuple(x.shape)
+        key = (tuple(x.shape), x.dtype, x.device)
         if key not in self._plans:
             if len(self._plans) == MOST_PLANS:
                 self._plans.pop(next(iter(self._plans)))
