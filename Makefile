@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint bench docs clean
+.PHONY: demo test lint bench docs reproduce-tickets reproduce-tickets-full clean
 
 $(VENV)/.installed: pyproject.toml constraints.txt $(addprefix src/nucleate/compact/native/,kernel.c kernel.h product.inc)
 	$(PYTHON) -m venv $(VENV)
@@ -33,6 +33,13 @@ docs: $(VENV)/.dev
 	rm -rf docs/_build
 	OMP_NUM_THREADS=1 $(BIN)/python -m sphinx -W --keep-going -b html docs docs/_build/html
 	@echo "docs/_build/html/index.html"
+
+# The lottery ticket paper's LeNet figure: the short form in minutes, the full one in hours; both need MNIST.
+reproduce-tickets: $(VENV)/.installed
+	$(BIN)/nucleate tickets lenet-300-100 --each 0 1 2 --jobs 2
+
+reproduce-tickets-full: $(VENV)/.installed
+	$(BIN)/nucleate tickets lenet-300-100-full --each 0 1 2 3 4 --jobs 2
 
 clean:
 	rm -rf $(VENV) build dist docs/_build .mypy_cache .ruff_cache .pytest_cache

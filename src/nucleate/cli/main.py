@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable, Sequence
 
 from nucleate.cli.bias import bias
+from nucleate.cli.capacity import capacity
 from nucleate.cli.claims import claims
 from nucleate.cli.collapse import collapse
 from nucleate.cli.compare import compare
@@ -31,6 +32,7 @@ COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "compare": compare,
     "descent": descent,
     "tickets": tickets,
+    "capacity": capacity,
     "connectivity": connectivity,
     "lazy": lazy,
     "bias": bias,

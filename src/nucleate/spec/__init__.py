@@ -1,6 +1,7 @@
 """What to run: frozen, keyword-only dataclasses, their hash, TOML in and out. Never imports torch."""
 
 from nucleate.spec.bias import BiasSpec as BiasSpec
+from nucleate.spec.capacity import CapacitySpec as CapacitySpec
 from nucleate.spec.collapse import CollapseSpec as CollapseSpec
 from nucleate.spec.compare import CompareSpec as CompareSpec
 from nucleate.spec.compare import DenseSpec as DenseSpec

@@ -21,6 +21,7 @@ STUDIES: dict[str, str] = {
     "descent": "nucleate.studies.descent",
     "prune": "nucleate.studies.prune",
     "tickets": "nucleate.studies.tickets",
+    "capacity": "nucleate.studies.capacity",
     "connectivity": "nucleate.studies.connectivity",
     "lazy": "nucleate.studies.lazy",
     "bias": "nucleate.studies.bias",

@@ -13,8 +13,8 @@ from nucleate.claims.arms import MARGIN, Arm
 from nucleate.claims.claim import Claim, Tier
 from nucleate.claims.evidence import Evidence, Floats
 from nucleate.claims.verdict import Clause, mean_clause, paired_clause, ratio_clause
-from nucleate.recipes import supermask, tickets
-from nucleate.spec import SupermaskSpec, TicketsSpec
+from nucleate.recipes import capacity, supermask, tickets
+from nucleate.spec import CapacitySpec, SupermaskSpec, TicketsSpec
 
 SECTION = "Lottery tickets"
 
@@ -97,7 +97,16 @@ def _strong(tier: Tier) -> SupermaskSpec:
     )
 
 
+def _subspaces(tier: Tier) -> CapacitySpec:
+    """Random and mask subspaces of growing dimension."""
+    if tier == "full":
+        return capacity.recipe("mnist-lenet")
+    spec = capacity.recipe("digits-lenet")
+    return replace(spec, recipe="digits-lenet-claim", dimensions=(100, 300))
+
+
 ARMS: dict[str, Arm] = {
+    "subspaces": _subspaces,
     "ladder": _controlled,
     "ladder-one-shot": _one_shot,
     "ladder-fast": _fast,
@@ -225,6 +234,16 @@ def _strong_tickets(e: Evidence, tier: Tier) -> list[Clause]:
     ]
 
 
+def _low_dimensional(e: Evidence, tier: Tier) -> list[Clause]:
+    shares = []
+    for loaded in e.arms["subspaces"]:
+        rows = loaded.run.select(metric="accuracy")
+        dense = next(r["value"] for r in rows if r["arm"] == "dense")
+        enough = [r["share"] for r in rows if r["arm"] == "random" and r["value"] >= 0.9 * dense]
+        shares.append(min(enough, default=1.0))
+    return [mean_clause("share of the weights' dimension that is enough", shares, "<", 0.02, unit="share")]
+
+
 def _claim(
     id: str,
     sentence: str,
@@ -301,6 +320,17 @@ CLAIMS = (
         "parent-small",
         "parent-middle",
         budget=8.0,
+    ),
+    _claim(
+        "low-dimensional-subspaces",
+        "The space of weights is high-dimensional but holds low-dimensional subspaces with good solutions.",
+        "Li et al. 2018",
+        "90 % of the dense accuracy in a random affine subspace of a dimension below 2 % of the weights",
+        "the whole network; as many single weights",
+        _low_dimensional,
+        "subspaces",
+        figure="capacity",
+        budget=12.0,
     ),
     _claim(
         "tickets-without-training",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from nucleate.report.charts import bias, compare, connectivity, descent, lazy, prune, supermask, tickets
+from nucleate.report.charts import bias, capacity, compare, connectivity, descent, lazy, prune, supermask, tickets
 from nucleate.report.charts.chart import Chart as Chart
 from nucleate.report.charts.chart import Section as Section
 from nucleate.report.gather import View
@@ -15,6 +15,7 @@ SECTIONS: tuple[Section, ...] = (
     *descent.SECTIONS,
     *tickets.SECTIONS,
     *connectivity.SECTIONS,
+    *capacity.SECTIONS,
     *lazy.SECTIONS,
     *bias.SECTIONS,
     *supermask.SECTIONS,
