@@ -15,7 +15,7 @@ from nucleate.claims.sections import tickets
 from nucleate.claims.trial import _seeded
 from nucleate.claims.verdict import verdict
 from nucleate.runs import Run, write_run
-from nucleate.spec import CollapseSpec, DescentSpec, TicketsSpec
+from nucleate.spec import CapacitySpec, CollapseSpec, DescentSpec, TicketsSpec
 
 QUICK: Tier = "quick"
 IMAGES = 400
@@ -127,3 +127,15 @@ def test_tickets_of_all_parents_have_as_many_weights(tier: Tier) -> None:
         net = build(spec.model, shape, 10, generator=torch.Generator())
         counts.append(total_count(net, spec.ladder, level))
     assert max(counts) / min(counts) < 1.02
+
+
+@pytest.mark.parametrize(("enough", "says"), [(0.85, "holds"), (0.5, "fails")])
+def test_subspaces(enough: float, says: str, tmp_path: Path) -> None:
+    runs = []
+    for seed in range(3):
+        with write_run(tmp_path, CapacitySpec(seed=seed), env={}, data="none") as writer:
+            arms = [("dense", 1.0, 0.9), ("random", 0.01, enough), ("random", 0.1, 0.89), ("mask", 0.001, 0.9)]
+            writer.append({"metric": "accuracy", "arm": a, "share": s, "value": v, "epoch": 1} for a, s, v in arms)
+            writer.finish()
+            runs.append(Run(writer.path))
+    assert word("low-dimensional-subspaces", Evidence({"subspaces": runs})) == says
