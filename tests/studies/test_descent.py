@@ -243,3 +243,19 @@ def test_maps_come_with_a_second_axis(tmp_path: Path) -> None:
     done = run(NETWORKS, root=tmp_path)
     text = page([done], tmp_path / "page.html").read_text()
     assert "Two axes at once" in text and "width x epochs" in text and "Effective model complexity" in text
+
+
+def test_memorise_from_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    small = ["--data.train-size", "60", "--widths", "32", "--model.depth", "2", "--train.epochs", "80", "--points", "6"]
+    more = ["--noises", "0", "1", "--seeds", "0", "1", "--train.lr", "0.02", "--train.batch-size", "30", "--jobs", "1"]
+    assert main(["memorise", "digits", *small, *more, "--train.threads", "1", "--out", str(tmp_path)]) == 0
+    out = capsys.readouterr().out
+    assert "memorised" in out and "depth" in out
+    folder = next(p for p in tmp_path.iterdir() if p.is_dir())
+    done = Run(folder)
+    assert done.spec["study"] == "memorise" and {r["study"] for r in done.records} == {"memorise"}
+    fitted = [r["value"] for r in done.select(metric="fit_epoch", noise=1.0)]
+    assert len(fitted) == 2 and all(0 < v <= 80 for v in fitted)
+    chance = [r["value"] for r in done.select(metric="error", split="test", noise=1.0, epoch=80)]
+    assert min(chance) > 0.7
+    assert "Fitting labels that are wrong" in (folder / "report.html").read_text()

@@ -45,6 +45,37 @@ class Evidence:
         """(seeds, ...) arrays of a tensor file."""
         return np.stack([run.run.tensors(file)[name].astype(np.float64) for run in self.arms[arm]])
 
+    def along(
+        self, arm: str, metric: str, field: str, /, *, split: str = "test", **where: Any
+    ) -> tuple[list[Any], Floats]:
+        """Values of a record's field, and the measure (seeds, values) at the last epoch or step, of a swept arm.
+
+        Rows whose other fields are not as in `where` are left out; those of all seeds together count as one seed.
+        """
+        found: dict[tuple[Any, Any], float] = {}
+        for run in self.arms[arm]:
+            for r in run.run.records:
+                named = r["metric"] == metric and r["split"] == split and field in r
+                if named and all(r.get(k) == v for k, v in where.items()):
+                    found[r["seed"], r[field]] = r["value"]
+        seeds, places = (list(dict.fromkeys(key[i] for key in found)) for i in (0, 1))
+        return places, np.array([[found.get((s, place), math.nan) for place in places] for s in seeds])
+
+    def wrong(self, arm: str, cell: str) -> Floats:
+        """(seeds, images) 1 where a descent arm's models of this cell are wrong on a test point."""
+        labels = self.arms[arm][0].run.tensors("test")["labels"]
+        wrong: Floats = (self.predicted(arm, cell) != labels).astype(np.float64)
+        return wrong
+
+    def predicted(self, arm: str, cell: str) -> Floats:
+        """(seeds, images) classes that a descent arm's models of this cell predict."""
+        run = self.arms[arm][0].run
+        for name in run.tensor_names:
+            if name.startswith("predicted-") and cell in (found := run.tensors(name)):
+                classes: Floats = found[cell].astype(np.float64)
+                return classes
+        raise KeyError(cell)
+
 
 class _Loaded:
     def __init__(self, run: Run) -> None:

@@ -5,14 +5,31 @@ from __future__ import annotations
 from nucleate.claims import arms
 from nucleate.claims.arms import Arm
 from nucleate.claims.claim import Claim
-from nucleate.claims.sections import collapse, embeddings, overparameterised, pruning, tickets, weights
+from nucleate.claims.sections import (
+    collapse,
+    descent,
+    embeddings,
+    overparameterised,
+    pruning,
+    regimes,
+    tickets,
+    weights,
+)
 
 CLAIMS: dict[str, Claim] = {
     claim.id: claim
-    for section in (overparameterised, embeddings, collapse, weights, tickets, pruning)
+    for section in (overparameterised, descent, regimes, embeddings, collapse, weights, tickets, pruning)
     for claim in section.CLAIMS
 }
 """Claims of every section, in the order of the subject."""
 
-ARMS: dict[str, Arm] = {**arms.ARMS, **overparameterised.ARMS, **embeddings.ARMS, **pruning.ARMS, **tickets.ARMS}
+ARMS: dict[str, Arm] = {
+    **arms.ARMS,
+    **overparameterised.ARMS,
+    **descent.ARMS,
+    **regimes.ARMS,
+    **embeddings.ARMS,
+    **pruning.ARMS,
+    **tickets.ARMS,
+}
 """Experiments by name. Claims share them, so each runs once."""

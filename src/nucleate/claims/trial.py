@@ -68,7 +68,8 @@ def _seeded(spec: Any, seeds: int) -> list[Any]:
     """An experiment over seeds 0, 1, ...: one spec for all where one run trains them side by side, else one each."""
     side_by_side = getattr(spec, "seeds", 1)
     if isinstance(side_by_side, tuple):
-        return [replace(spec, seeds=tuple(range(seeds)))]
+        # An arm may ask for more, where chance is a matter of a point.
+        return [replace(spec, seeds=tuple(range(max(seeds, len(side_by_side)))))]
     if side_by_side != 1:
         return [replace(spec, seed=0, seeds=seeds)]
     return [replace(spec, seed=seed) for seed in range(seeds)]

@@ -17,6 +17,7 @@ from nucleate.cli.data import data
 from nucleate.cli.descent import descent
 from nucleate.cli.doctor import doctor
 from nucleate.cli.lazy import lazy
+from nucleate.cli.memorise import memorise
 from nucleate.cli.probe import probe
 from nucleate.cli.prune import prune
 from nucleate.cli.report import report
@@ -34,6 +35,7 @@ COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "tickets": tickets,
     "capacity": capacity,
     "connectivity": connectivity,
+    "memorise": memorise,
     "lazy": lazy,
     "bias": bias,
     "supermask": supermask,

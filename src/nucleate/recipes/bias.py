@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from nucleate.recipes.named import named
 from nucleate.spec import BiasSpec, DataSpec
 
 
@@ -47,3 +48,15 @@ RECIPES: dict[str, Callable[[], BiasSpec]] = {
     "edge-1000": edge_1000,
     "depth": depth,
 }
+
+
+def recipe(name: str) -> BiasSpec:
+    """Spec of a named recipe.
+
+    Raises:
+        ValueError: for an unknown name, with the nearest one.
+
+    >>> recipe("edge").recipe
+    'edge'
+    """
+    return named(RECIPES, name)

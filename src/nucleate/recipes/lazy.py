@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from nucleate.recipes.named import named
 from nucleate.spec import DataSpec, LazySpec
 
 
@@ -23,3 +24,15 @@ def mnist() -> LazySpec:
 
 
 RECIPES: dict[str, Callable[[], LazySpec]] = {"digits": digits, "digits-quick": digits_quick, "mnist": mnist}
+
+
+def recipe(name: str) -> LazySpec:
+    """Spec of a named recipe.
+
+    Raises:
+        ValueError: for an unknown name, with the nearest one.
+
+    >>> recipe("digits").recipe
+    'digits'
+    """
+    return named(RECIPES, name)

@@ -9,6 +9,7 @@ from nucleate.spec.compare import PruneSpec as PruneSpec
 from nucleate.spec.connectivity import ConnectivitySpec as ConnectivitySpec
 from nucleate.spec.descent import DescentSpec as DescentSpec
 from nucleate.spec.lazy import LazySpec as LazySpec
+from nucleate.spec.memorise import MemoriseSpec as MemoriseSpec
 from nucleate.spec.parts import DataSpec as DataSpec
 from nucleate.spec.parts import MeasureSpec as MeasureSpec
 from nucleate.spec.parts import ModelSpec as ModelSpec

@@ -23,6 +23,7 @@ STUDIES: dict[str, str] = {
     "tickets": "nucleate.studies.tickets",
     "capacity": "nucleate.studies.capacity",
     "connectivity": "nucleate.studies.connectivity",
+    "memorise": "nucleate.studies.memorise",
     "lazy": "nucleate.studies.lazy",
     "bias": "nucleate.studies.bias",
     "supermask": "nucleate.studies.supermask",

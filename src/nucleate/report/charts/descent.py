@@ -35,6 +35,7 @@ def _along(x: str, label: str, more: str) -> tuple[Chart, ...]:
         chart("Norm of the weights", "norm", "Euclidean norm", split="", log_y=True),
         chart("Distance from the start", "distance", "Euclidean norm", split=""),
         chart("Churn between seeds", "churn", share),
+        chart("Predictions moved by replacing one point", "replace_one", share),
         chart("Variance over seeds", "variance", "squared output", log_y=True),
         chart("Squared bias, corrected", "bias_squared", "squared output"),
         chart(
@@ -55,6 +56,21 @@ def _map(title: str, y: str, y_label: str, metric: str, split: str) -> Chart:
         where=(("antidote", "none"),),
     )
 
+
+def _noise(title: str, metric: str, split: str, *, layer: str = "") -> Chart:
+    return Chart(
+        title=title, metric=metric, x="noise", x_label="share of wrong labels", y_label=title, split=split, layer=layer,
+        by=(*ANTIDOTES, "width", "samples"),
+    )  # fmt: skip
+
+
+_NOISE = (
+    _noise("Test error", "error", "test"),
+    _noise("Training error, labels as given", "error", "train"),
+    _noise("Wrong labels memorised", "memorised", "train"),
+    _noise("Norm of the weights", "norm", ""),
+    _noise("NC1 of the last hidden layer", "nc1", "train", layer="penultimate"),
+)
 
 SECTIONS = (
     Section(
@@ -84,6 +100,37 @@ SECTIONS = (
                 split="train",
                 log_x=True,
                 log_y=True,
+            ),
+        ),
+    ),
+    Section(
+        id="descent-noise",
+        study="descent",
+        title="Wrong labels: what is fitted, what is learned",
+        caption="A wide network can fit any labels; look for how little of the test error that costs while few "
+        "labels are wrong.",
+        optional=True,
+        charts=_NOISE,
+    ),
+    Section(
+        id="memorise",
+        study="memorise",
+        title="Fitting labels that are wrong",
+        caption="As more labels are drawn at random the network still fits them all, in more epochs and with larger "
+        "weights, while the held-out error grows towards chance.",
+        optional=True,
+        charts=(
+            *_NOISE,
+            _noise("Epochs to fit all labels", "fit_epoch", "train"),
+            _noise("Effective depth", "effective_depth", "train"),
+            Chart(
+                title="Training error over epochs",
+                metric="error",
+                x="epoch",
+                x_label="epoch",
+                y_label="share of points",
+                by=("noise", "recipe"),
+                split="train",
             ),
         ),
     ),

@@ -26,28 +26,48 @@ NONE = "none"
 TUNED = "tuned ridge"
 
 
+def cell_name(width: int, samples: int, noise: float, antidote: str) -> str:
+    """Key of a cell's predictions among the run's tensors.
+
+    >>> cell_name(8, 100, 0.2, "none")
+    'width 8, samples 100, noise 0.2, none'
+    """
+    return f"width {width}, samples {samples}, noise {noise:g}, {antidote}"
+
+
 class Closed:
     """All seeds of one family on the same points; `cell` fits them at one size."""
 
     def __init__(self, spec: DescentSpec, points: Points, widest: int) -> None:
         self.spec, self.points, self.widest = spec, points, widest
         self._drawn: dict[tuple[int, int], RandomFeatures] = {}
+        self.predicted: dict[str, Any] = {}
+        """Classes (seeds, N) that the last cell's models give the test points, by `cell_name`."""
 
     def cell(self, width: int, samples: int, noise: float) -> Iterator[Record]:
         """Rows of every seed at one width, sample size and noise, then of their agreement."""
         truth = self.points.data.test_labels
         outputs: dict[str, list[Tensor]] = {}
+        where: dict[str, Any] = {"width": width, "samples": samples, "noise": noise}
         for seed in self.spec.seeds:
             given, held = self.points.labels(seed, noise)
             given = given[:samples]
             for antidote, (train, test), norm, count in self._fits(seed, width, given, held):
                 values = fit_values(train, given, self.points.clean[:samples], test, truth, squared=True)
                 outputs.setdefault(antidote, []).append(test)
-                where = {"width": width, "samples": samples, "noise": noise, "antidote": antidote, "parameters": count}
+                where |= {"antidote": antidote, "parameters": count}
                 yield from self._rows(seed, [*values, ("", "norm", norm)], where)
+            if self.spec.replace_one:
+                moved = self._replaced(seed, width, given, held)
+                value = float((moved.argmax(1) != outputs[NONE][-1].argmax(1)).double().mean())
+                yield from self._rows(seed, [("test", "replace_one", value)], where | {"antidote": NONE})
         for antidote, found in outputs.items():
-            where = {"width": width, "samples": samples, "noise": noise, "antidote": antidote, "parameters": count}
+            where |= {"antidote": antidote}
             yield from self._rows(None, agreement(torch.stack(found), truth, squared=True), where)
+        self.predicted = {
+            cell_name(width, samples, noise, antidote): torch.stack(found).argmax(2).to(torch.uint8).numpy()
+            for antidote, found in outputs.items()
+        }
 
     def _rows(self, seed: int | None, values: list[Value], where: dict[str, Any]) -> Iterator[Record]:
         for split, metric, value in values:
@@ -78,6 +98,15 @@ class Closed:
             order.append(losses.index(min(losses)))
         for name, i in zip(names, order, strict=True):
             yield name, (train[i], test[i]), float(found[i].norm()), width * classes
+
+    def _replaced(self, seed: int, width: int, given: Tensor, held: Tensor) -> Tensor:
+        """Test outputs of the least-norm fit in which a validation point takes the first training point's place."""
+        classes = self.points.data.num_classes
+        features = self._features(seed, len(given))
+        x = torch.cat([self.points.held_inputs[:1], self.points.inputs[1 : len(given)]])
+        labels = torch.cat([held[:1], given[1:]])
+        a = LeastSquares(features(x, width), F.one_hot(labels, classes).double() - 1 / classes).coefficients()
+        return self._outputs(features, self.points.data.test_inputs, width, a[None])[0]
 
     def _features(self, seed: int, samples: int) -> RandomFeatures:
         if (seed, samples) not in self._drawn:

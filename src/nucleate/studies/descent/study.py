@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import platform
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -14,13 +15,13 @@ from torch import Generator
 
 from nucleate.machine.tuning import Tuning, as_dict, choose_tuning, replay_tuning, tuned
 from nucleate.models import build
-from nucleate.runs import Run, write_run
+from nucleate.runs import Record, Run, write_run
 from nucleate.runs.store import Writer
 from nucleate.runs.sweep import Tick
 from nucleate.spec import DescentSpec
 from nucleate.studies.descent.closed import FAMILIES, NONE, Closed
 from nucleate.studies.descent.threshold import between, bracket, effective_complexity, mean_errors
-from nucleate.studies.descent.trained import Cell, Trained, epochs_at, stacks
+from nucleate.studies.descent.trained import EARLY, Cell, Trained, epochs_at, stacks
 from nucleate.studies.points import Points, take
 from nucleate.studies.progress import Progress
 from nucleate.studies.setting import sources
@@ -59,6 +60,8 @@ def check(spec: DescentSpec) -> None:
         raise ValueError("ridges are penalties above 0 on random features; networks take decays")
     if spec.decays and (min(spec.decays) < 0 or spec.model.name in FAMILIES):
         raise ValueError("decays are weight decays of networks, at least 0; random features take ridges")
+    if spec.replace_one and (spec.validation < 1 or spec.model.name not in FAMILIES[:2]):
+        raise ValueError("replace_one takes a validation point and random features: give validation points")
     if not 0 <= spec.fit_error < 1 or spec.refine < 0 or spec.points < 2:
         raise ValueError("fit_error must be in [0, 1), refine at least 0 and points at least 2")
 
@@ -108,6 +111,7 @@ def run(
             itertools.product(sorted(set(spec.widths)), sorted(samples), spec.noises or (spec.data.label_noise,))
         )
         progress = Progress(writer)
+        writer.save_tensors("test", {"labels": points.data.test_labels.numpy()})
         _fit(spec, points, grid, tuning, progress, tick)
         added = _refined(spec, writer, grid)
         _fit(spec, points, added, tuning, progress, tick)
@@ -127,6 +131,7 @@ def _fit(spec: DescentSpec, points: Points, grid: Grid, tuning: Tuning, progress
             if not progress.skip():
                 with tuned(tuning):
                     progress.writer.append(list(closed.cell(width, samples, noise)))
+                progress.writer.save_tensors(f"predicted-{progress.part:04d}", closed.predicted)
                 progress.finished()
             tick(1)
         return
@@ -147,6 +152,7 @@ def _fit(spec: DescentSpec, points: Points, grid: Grid, tuning: Tuning, progress
             tick(trained.replicas if epoch else 0)
             if epoch < trained.epochs:
                 progress.pause(trained.state)
+        progress.writer.save_tensors(f"predicted-{progress.part:04d}", trained.predictions())
         progress.finished()
 
 
@@ -189,8 +195,23 @@ def _conclusions(spec: DescentSpec, writer: Writer, grid: Grid) -> Iterator[dict
         for name, width in (("threshold_below", found.below), ("threshold", found.above)):
             if width is not None:
                 yield base | {"metric": name, "value": float(width), "samples": n, "noise": q}
+    if spec.model.name not in FAMILIES:
+        yield from _fit_epochs(spec, rows)
     if len({n for _, n, _ in grid}) > 1:
         for w, q in dict.fromkeys((w, q) for w, _, q in grid):
             errors = mean_errors(rows, "error", "samples", width=w, noise=q, antidote=NONE)
             value = effective_complexity(errors)
             yield base | {"metric": "effective_complexity", "value": value, "width": w, "noise": q}
+
+
+def _fit_epochs(spec: DescentSpec, rows: Sequence[Record]) -> Iterator[Record]:
+    """First measured epoch at which each network fits its labels; nan where it never does."""
+    found: dict[tuple[Any, ...], Record] = {}
+    for row in rows:
+        if (row["split"], row["metric"]) == ("train", "error") and row["antidote"] != EARLY:
+            key = tuple(row[k] for k in ("seed", "width", "samples", "noise", "antidote"))
+            fits = row["value"] <= spec.fit_error
+            if key not in found or (fits and math.isnan(found[key]["value"])):
+                value = float(row["epoch"]) if fits else math.nan
+                found[key] = {**row, "epoch": 0, "step": 0, "metric": "fit_epoch", "value": value}
+    yield from found.values()

@@ -12,12 +12,14 @@ import torch
 from torch import Generator, Tensor, nn
 
 from nucleate.geometry.collapse import collapse
+from nucleate.geometry.depth import effective_depth
 from nucleate.machine.tuning import Tuning
 from nucleate.models import build
 from nucleate.probes.tap import tap
 from nucleate.runs import Record
 from nucleate.spec import DescentSpec
 from nucleate.studies.collapse import measured_epochs
+from nucleate.studies.descent.closed import NONE, cell_name
 from nucleate.studies.fits import Value, agreement, fit_values
 from nucleate.studies.lockstep import Lockstep
 from nucleate.studies.points import Points
@@ -26,8 +28,9 @@ from nucleate.training import Replica, Stack
 STACK_BYTES = 12 << 20
 """Weights, gradients and moments of a stack, 16 bytes a parameter, stay within what a core's cache share holds."""
 
-NONE = "none"
 EARLY = "early stopping"
+DEPTH_ERROR = 0.01
+"""Nearest-centre training error at which a hidden layer counts as collapsed (Galanti 2022)."""
 COLLAPSE = ("nc1", "nc2_equiangle", "nc3", "nc4")
 
 
@@ -149,18 +152,29 @@ class Trained:
         return rows
 
     def _rows(self, cell: Cell, seed: int | None, epoch: int, step: int, values: list[Value]) -> list[Record]:
-        plain = cell.decay == self.spec.train.weight_decay
         where = {
             "width": cell.width,
             "samples": cell.samples,
             "noise": cell.noise,
-            "antidote": NONE if plain else f"weight decay {cell.decay:g}",
+            "antidote": self._antidote(cell),
             "parameters": sum(
                 p.numel() for p in self.starts[self.cells.index(cell) * len(self.spec.seeds)].parameters()
             ),
         }
         base = {"study": self.spec.study, "seed": seed, "step": step, "epoch": epoch, "layer": ""}
         return [base | {"split": split, "metric": m, "value": v} | where for split, m, v in values]
+
+    def predictions(self) -> dict[str, Any]:
+        """Classes (seeds, N) that the networks give the test points now, by `cell_name`."""
+        size = len(self.spec.seeds)
+        found = self.stack.logits(self.points.data.test_inputs).argmax(2).to(torch.uint8).cpu().numpy()
+        return {
+            cell_name(c.width, c.samples, c.noise, self._antidote(c)): found[j * size : (j + 1) * size]
+            for j, c in enumerate(self.cells)
+        }
+
+    def _antidote(self, cell: Cell) -> str:
+        return NONE if cell.decay == self.spec.train.weight_decay else f"weight decay {cell.decay:g}"
 
     def _weights(self, i: int) -> list[Value]:
         own = self.stack.state_dict(i)
@@ -178,14 +192,23 @@ class Trained:
         model.eval()
         classifier = next(m for m in reversed(list(model.modules())) if isinstance(m, nn.Linear))
         name = next(k for k, m in model.named_modules() if m is classifier)
-        with tap(model, [f"input:{name}"]) as seen, torch.no_grad():
+        hidden = [f"hidden.{k}" for k, _ in getattr(model, "hidden", nn.Sequential()).named_children()]
+        with tap(model, [*hidden, f"input:{name}"]) as seen, torch.no_grad():
             model(self.points.inputs[: self.samples])
-            found = collapse(
-                seen[f"input:{name}"].flatten(1),
-                self.given[i],
-                num_classes=self.points.data.num_classes,
-                weight=classifier.weight,
-                bias=classifier.bias,
-            ).asdict()
+        features = {k: h.flatten(1) for k, h in seen.items()}
+        classes = self.points.data.num_classes
+        found = collapse(
+            features[f"input:{name}"],
+            self.given[i],
+            num_classes=classes,
+            weight=classifier.weight,
+            bias=classifier.bias,
+        ).asdict()
         rows = self._rows(cell, seed, epoch, step, [("train", m, float(found[m])) for m in COLLAPSE if m in found])
-        return [row | {"layer": "penultimate"} for row in rows]
+        rows = [row | {"layer": "penultimate"} for row in rows]
+        if len(hidden) > 1:
+            errors = [1 - collapse(features[k], self.given[i], num_classes=classes).ncc_accuracy for k in hidden]
+            first = effective_depth(errors, eps=DEPTH_ERROR).first
+            depth = math.nan if first is None else float(first + 1)
+            rows += self._rows(cell, seed, epoch, step, [("train", "effective_depth", depth)])
+        return rows
