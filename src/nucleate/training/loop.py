@@ -93,8 +93,11 @@ class Training:
         self.model.train()
         total = torch.zeros((), dtype=torch.float64, device=self.inputs.device)
         with tuned(self.tuning):
-            for batch in batches(len(self.inputs), self.spec.batch_size, seed=self.seed, epoch=self.epoch):
-                index = parallel.part(batch).to(self.inputs.device, non_blocking=True)
+            parts = batches(len(self.inputs), self.spec.batch_size, seed=self.seed, epoch=self.epoch)
+            # One transfer an epoch: a step waits for nothing that the host has to send.
+            order = torch.cat(parts).to(self.inputs.device)
+            for batch in order.split([len(p) for p in parts]):
+                index = parallel.part(batch)
                 inputs, labels = self.inputs[index], self.labels[index]
                 if self.tuning.channels_last and inputs.ndim == 4:
                     inputs = inputs.contiguous(memory_format=torch.channels_last)

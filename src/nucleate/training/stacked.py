@@ -231,17 +231,20 @@ class Stack:
         rates = [learning_rate(self.replicas[r].spec, self.epoch) for r in active]
         runs = _runs([(rate, self.replicas[r].spec) for rate, r in zip(rates, active, strict=True)])
         count, size = len(active), len(self.inputs)
-        orders = {
+        parts = {
             seed: batches(size, spec.batch_size, seed=seed, epoch=self.epoch)
             for seed in {self.replicas[r].seed for r in active}
         }
+        orders = {seed: torch.cat(own) for seed, own in parts.items()}
+        # One transfer an epoch: a step waits for nothing that the host has to send.
+        order = torch.stack([orders[self.replicas[r].seed] for r in active]).to(self.rows.device)
+        lengths = [len(part) for part in next(iter(parts.values()))]
         total = torch.zeros(count, dtype=torch.float64, device=self.rows.device)
         offsets = (torch.arange(count, device=self.rows.device) * size).unsqueeze(1)
         targets = self.targets[:count].flatten(0, 1)
         clocks = [torch.tensor(float(self.step), device=self.rows.device) for _ in runs]
         with tuned(self.tuning):
-            for parts in zip(*(orders[self.replicas[r].seed] for r in active), strict=True):
-                index = torch.stack(parts).to(self.rows.device, non_blocking=True)
+            for index in order.split(lengths, 1):
                 x = self.inputs.index_select(0, index.flatten()).unflatten(0, index.shape)
                 y = targets.index_select(0, (index + offsets).flatten()).unflatten(0, index.shape)
                 losses = self.chain.backward(self._p, self._g, self._statistics, x, y, spec.loss)
