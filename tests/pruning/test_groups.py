@@ -259,3 +259,12 @@ def test_grouped_rounds_shrink(shape: str) -> None:
         done = prune(model, "magnitude", density, shape=shape, scope="layer", masks=masks)
         assert masks is None or done.masks.within(masks)
         masks = done.masks
+
+
+def test_pruned_weights_do_not_outrank_negative_scores_in_a_window() -> None:
+    s = torch.tensor([[-3.0, -1.0, -2.0, 5.0]])
+    held = Scores({"w": s}, layout={"w": Layout("linear", (1, 4))})
+    earlier = {"w": torch.tensor([[1, 1, 0, 0]], dtype=torch.uint8)}
+    assert select(held, 0.25, shape="1:4", masks=earlier)["w"].tolist() == [[0, 1, 0, 0]]
+    # Where fewer are left than the pattern keeps, they all stay.
+    assert select(held, 0.75, shape="3:4", masks=earlier)["w"].tolist() == [[1, 1, 0, 0]]

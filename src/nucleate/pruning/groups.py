@@ -30,7 +30,7 @@ def select(
     if earlier is not None:
         scores = {n: s * earlier[n] if n in earlier and earlier[n].shape == s.shape else s for n, s in scores.items()}
     if match := _PATTERN.fullmatch(shape):
-        found = _pattern(scores, layouts, density, scope, int(match[1]), int(match[2]))
+        found = _pattern(scores, layouts, density, scope, int(match[1]), int(match[2]), earlier)
     elif match := _BLOCK.fullmatch(shape):
         found = _blocks(scores, layouts, density, scope, int(match[1]), int(match[2]), earlier)
     elif shape in ("unit", "channel", "head", "layer"):
@@ -54,6 +54,7 @@ def _pattern(
     scope: str | Mapping[str, float | int],
     n: int,
     m: int,
+    earlier: Mapping[str, Tensor] | None,
 ) -> Masks:
     """N of every M consecutive inputs of an output, in the order of the flattened kernel."""
     if not 0 < n <= m:
@@ -67,6 +68,9 @@ def _pattern(
         rows = _element_rows(s, layouts[name], name)
         if rows.shape[1] % m:
             raise ValueError(f"{name} has {rows.shape[1]} inputs an output, not a multiple of {m}; limit layers=")
+        if earlier is not None and name in earlier:
+            # Signed scores: what is gone must not outrank what is there.
+            rows = rows.masked_fill(layouts[name].rows(earlier[name]) == 0, -torch.inf)
         windows = rows.reshape(len(rows), -1, m)
         order = windows.sort(dim=2, descending=True, stable=True).indices
         mask = torch.zeros(windows.shape, dtype=torch.uint8, device=s.device).scatter_(2, order[..., :n], 1)
