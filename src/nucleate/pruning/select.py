@@ -34,10 +34,10 @@ def select(
             its own, all at this density; "erk": each on its own, at densities proportional to (sum of the sides) /
             (product of the sides), dense where that exceeds 1 (Evci et al. 2020); "owl": at densities by the share of
             outlying scores (Yin et al. 2024); or a mapping from every parameter to its density or to the number kept.
-        shape: what is removed as one. "weight"; "N:M" (as "2:4"): N of every M consecutive inputs stay (all
-            where fewer are left), and the density must be N/M; "block:4x1": four neighbouring outputs share an input; "unit" or "channel": an output
-            with its bias; "head": an attention head; "layer": all of a tensor. The score of a group is the sum of its
-            scores over its size.
+        shape: what is removed as one. "weight"; "N:M" (as "2:4"): N of every M consecutive inputs stay (all where
+            fewer are left), and the density must be N/M; "block:4x1": four neighbouring outputs share an input; "unit"
+            or "channel": an output with its bias; "head": an attention head; "layer": all of a tensor. Groups compare
+            by the mean score of their weights; units of all layers together keep within the density, by less than one.
         masks: what earlier rounds left, if the scores do not carry it.
         allow_empty: let a layer lose all its weights.
 
