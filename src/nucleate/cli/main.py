@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 
+from nucleate.cli.audit import audit
 from nucleate.cli.bias import bias
 from nucleate.cli.capacity import capacity
 from nucleate.cli.claims import claims
@@ -38,6 +39,7 @@ COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "memorise": memorise,
     "lazy": lazy,
     "bias": bias,
+    "audit": audit,
     "supermask": supermask,
     "claims": claims,
     "report": report,
