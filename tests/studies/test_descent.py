@@ -259,3 +259,15 @@ def test_memorise_from_the_command_line(tmp_path: Path, capsys: pytest.CaptureFi
     chance = [r["value"] for r in done.select(metric="error", split="test", noise=1.0, epoch=80)]
     assert min(chance) > 0.7
     assert "Fitting labels that are wrong" in (folder / "report.html").read_text()
+
+
+def test_the_landscape_of_every_network_for_an_audit(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    spec = replace(
+        NETWORKS, samples=(), noises=(0.0, 0.2), landscape=True, points=2, train=replace(NETWORKS.train, epochs=10)
+    )
+    done = run(spec, root=tmp_path)
+    for metric in ("sharpness", "margin", "path_norm", "spectral_product", "noise_sigma"):
+        values = [r["value"] for r in done.select(metric=metric)]
+        assert len(values) == 12 and all(v == v for v in values)
+    assert main(["audit", str(done.path)]) == 0
+    assert "sharpness (train)" in capsys.readouterr().out

@@ -123,6 +123,15 @@ def digits_mlp_decay() -> DescentSpec:
     return replace(spec, recipe="digits-mlp-decay", decays=(1e-3, 1e-2), seeds=(0, 1))
 
 
+def digits_audit() -> DescentSpec:
+    """Widths x label noise x decay with sharpness, margins and norms of every network, for `nucleate audit`."""
+    spec = digits_mlp()
+    return replace(
+        spec, recipe="digits-audit", data=replace(spec.data, train_size=500), widths=(16, 64, 256),
+        noises=(0.0, 0.1, 0.2), decays=(1e-3,), seeds=(0, 1, 2), validation=0, landscape=True,
+    )  # fmt: skip
+
+
 def mnist_mlp() -> DescentSpec:
     """One hidden layer on 4,000 images of MNIST with 20 % wrong labels; ten minutes on two cores."""
     return DescentSpec(
@@ -167,6 +176,7 @@ RECIPES: dict[str, Callable[[], DescentSpec]] = {
         digits_mlp_noise,
         digits_mlp_samples,
         digits_mlp_decay,
+        digits_audit,
         mnist_mlp,
         fashion_convnet,
     )

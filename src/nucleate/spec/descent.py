@@ -35,6 +35,8 @@ class DescentSpec:
     """Training points set aside, labels as noisy as the others', to choose the ridge and the epoch; 0 for none."""
     replace_one: bool = False
     """Also fit the closed form with one training point replaced by a validation point, to see how much that moves."""
+    landscape: bool = False
+    """Also measure sharpness, margins, norms and the weight noise that networks stand, at the end; for an audit."""
     fit_error: float = 0.05
     """Training error at which a model counts as fitting its points: it marks the interpolation threshold."""
     refine: int = 0

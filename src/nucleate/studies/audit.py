@@ -23,7 +23,8 @@ CELL = ("width", "samples", "noise", "antidote", "density", "method", "arm")
 LEFT_OUT = ("seed", "seeds", "recipe", "widths", "samples", "noises", "ridges", "decays", "points", "threads")
 """Fields of specs that are no hyperparameter of a model."""
 OUTCOMES = ("error", "accuracy", "loss", "clean_error", "epoch_loss")
-SAFER = ("chi", "fgsm_accuracy", "pgd_accuracy", "corruption_accuracy", "min_perturbation", "ncc_accuracy", "recovered")
+SAFER = ("chi", "fgsm_accuracy", "pgd_accuracy", "corruption_accuracy", "min_perturbation", "ncc_accuracy", "recovered",
+         "margin", "normalised_margin", "noise_sigma")  # fmt: skip
 """Measures of which more should mean a smaller gap; of all others less should."""
 SAME_FIT = 0.01
 """Spread of training errors up to which models count as equally fitted."""

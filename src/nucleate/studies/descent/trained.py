@@ -15,6 +15,14 @@ from nucleate.geometry.collapse import collapse
 from nucleate.geometry.depth import effective_depth
 from nucleate.machine.tuning import Tuning
 from nucleate.models import build
+from nucleate.probes.landscape import (
+    Hessian,
+    frobenius_norms,
+    margins,
+    path_norm,
+    perturbation_sigma,
+    spectral_norms,
+)
 from nucleate.probes.tap import tap
 from nucleate.runs import Record
 from nucleate.spec import DescentSpec
@@ -29,6 +37,8 @@ STACK_BYTES = 12 << 20
 """Weights, gradients and moments of a stack, 16 bytes a parameter, stay within what a core's cache share holds."""
 
 EARLY = "early stopping"
+LANDSCAPE_POINTS = 500
+"""Training points on which the landscape is measured."""
 DEPTH_ERROR = 0.01
 """Nearest-centre training error at which a hidden layer counts as collapsed (Galanti 2022)."""
 COLLAPSE = ("nc1", "nc2_equiangle", "nc3", "nc4")
@@ -211,4 +221,25 @@ class Trained:
             first = effective_depth(errors, eps=DEPTH_ERROR).first
             depth = math.nan if first is None else float(first + 1)
             rows += self._rows(cell, seed, epoch, step, [("train", "effective_depth", depth)])
+        if self.spec.landscape:
+            rows += self._rows(cell, seed, epoch, step, self._landscape(model, self.given[i]))
         return rows
+
+    def _landscape(self, model: nn.Module, given: Tensor) -> list[Value]:
+        """What an audit ranks networks by, on the first points of the sample, labels as given."""
+        x, y = self.points.inputs[: min(LANDSCAPE_POINTS, self.samples)], given[:LANDSCAPE_POINTS]
+        hessian = Hessian(model, x, y)
+        margin = float(margins(model, x, y).quantile(0.1))
+        spectral = math.prod(spectral_norms(model).values())
+        values = [
+            ("train", "sharpness", hessian.largest(tolerance=1e-2)),
+            ("train", "hessian_trace", hessian.trace(probes=10)),
+            ("train", "margin", margin),
+            ("train", "normalised_margin", margin / spectral),
+            ("", "spectral_product", spectral),
+            ("", "frobenius_product", math.prod(frobenius_norms(model).values())),
+            ("train", "noise_sigma", perturbation_sigma(model, x, y, draws=5, rounds=8)),
+        ]
+        if not any(isinstance(m, nn.BatchNorm1d | nn.BatchNorm2d) for m in model.modules()):
+            values.append(("", "path_norm", path_norm(model, self.points.data.input_shape)))
+        return values
