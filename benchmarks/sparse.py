@@ -154,15 +154,17 @@ def resnet(quick: bool) -> None:
 
 
 def block(quick: bool) -> None:
-    """MLP block of a transformer, as sparse layers in torch's graph."""
+    """MLP block of a transformer, in one native call and as sparse layers in torch's graph."""
     width = 96 if quick else 768
     net = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
     x, rows = torch.randn(128, width), []
     for shape, target in (("single", 3.0), ("block", 6.0)):
         pruned = prune(net, 0.1, shape)
         fast = choose._build(pruned, Choice(form="sparse", layers={"0": shape, "2": shape}), x)
-        seconds = measure({**dense_forms(pruned, x), "sparse": partial(fast, x)})
-        rows.append((f"{shape} 10%, 128 tokens", seconds, "sparse", target))
+        plan = Plan(folded(pruned), x, {"0": shape, "2": shape})
+        seconds = measure({**dense_forms(pruned, x), "sparse": partial(fast, x), "plan": partial(plan, x)})
+        rows.append((f"{shape} 10%, 128 tokens", seconds, "plan", target))
+        rows.append((f"{shape} 10%, 128 tokens, as layers", seconds, "sparse", None))
     table(f"{width}-{4 * width}-{width} with GELU", rows)
 
 

@@ -60,11 +60,29 @@ def test_a_plan_is_the_network(name: str, batch: int) -> None:
             assert torch.allclose(plan(again), net(again), atol=1e-5)
 
 
+@torch.no_grad()
+def test_gelu_in_a_plan_keeps_float32() -> None:
+    if not native.available():
+        pytest.skip(native.status())
+    net = nn.Sequential(nn.Linear(1, 1), nn.GELU(), nn.Linear(1, 1))
+    for layer in (net[0], net[2]):
+        layer.weight.fill_(1.0)
+        layer.bias.fill_(0.0)
+    x = torch.cat([torch.linspace(-12, 12, 4001), torch.tensor([0.0, -1e-20, 1e30, -1e30, -40.0, 300.0])])[:, None]
+    exact = nn.functional.gelu(x.double())
+    assert float(((Plan(folded(net), x, {})(x) - exact).abs() / (1 + exact.abs())).max()) < 5e-7
+    # A padded image too, between two convolutions.
+    image = torch.randn(2, 3, 6, 6)
+    pair = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.GELU(), nn.Conv2d(4, 2, 3, padding=1))
+    assert torch.allclose(Plan(folded(pair), image, {})(image), pair(image), atol=1e-5)
+
+
 def test_a_plan_says_what_it_cannot_do() -> None:
     if not native.available():
         pytest.skip(native.status())
     for layers, reason in (
-        ([nn.Conv2d(3, 4, 3), nn.GELU()], "GELU, has no native step"),
+        ([nn.Conv2d(3, 4, 3), nn.SiLU()], "SiLU, has no native step"),
+        ([nn.Conv2d(3, 4, 3), nn.GELU("tanh")], "an approximate GELU"),
         ([nn.ReLU(), nn.Conv2d(3, 4, 3)], "follows no layer"),
         ([nn.Conv2d(3, 4, 3, padding=1, padding_mode="circular")], "padding mode 'circular'"),
         ([nn.Conv2d(3, 4, 3, stride=(1, 2))], r"strides \(1, 2\) differ"),

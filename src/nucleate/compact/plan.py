@@ -102,6 +102,8 @@ class Plan:
             if module.padding_mode != "zeros":
                 raise ValueError(f"{node.target}: padding mode {module.padding_mode!r}")
             source = self._source(node)
+            while source.op != "placeholder" and self._kind(source) == "gelu":
+                source = self._source(source)
             if max(module.stride) == 1:
                 self._pads[source] = max(self._pads.get(source, 0), *padding)
 
@@ -125,6 +127,7 @@ class Plan:
             for kind, types in (
                 ("product", nn.Linear | nn.Conv2d),
                 ("relu", nn.ReLU),
+                ("gelu", nn.GELU),
                 ("same", nn.Identity | nn.Dropout | nn.Dropout2d),
                 ("flatten", nn.Flatten),
                 ("maximum", nn.MaxPool2d),
@@ -187,6 +190,8 @@ class Plan:
             self._add(node)
         elif kind == "flatten":
             self._flatten(node)
+        elif kind == "gelu":
+            self._gelu(node)
         elif kind == "relu" and not self._is_folded(node):
             raise ValueError(f"{node.name} follows no layer that it could be folded into")
         elif kind == "get_attr":
@@ -250,6 +255,7 @@ class Plan:
                 ]
                 address = self._phases(source, stride[0], padding, places, name)
             else:
+                assert source.pad >= max(padding), "the buffer has no room for the padding"
                 places = [source.rows, source.pitch]
                 start = (source.pad - padding[0]) * source.pitch + source.pad - padding[1]
                 address = native.pointer(source.buffer, start * n)
@@ -343,6 +349,17 @@ class Plan:
             step.channels, step.height, step.width = value.channels, value.height, value.width
             step.batch = self.batch
             step.relu = int(kind == native.ADD and self._relu_after(node) is not None)
+
+    def _gelu(self, node: fx.Node) -> None:
+        module: Any = self.modules[str(node.target)]
+        source = self._source(node)
+        if module.approximate != "none" or len(source.users) != 1 or source is not self._parent(node):
+            raise ValueError(f"{node.target}: an approximate GELU, or one whose input is read elsewhere too")
+        value = self.values[node] = self.values[source]
+        step = self._step(native.GELU, str(node.target))
+        # Padding stays as it is: GELU(0) = 0.
+        step.target, step.channels = native.pointer(value.buffer), value.channels
+        step.height = value.rows * value.pitch * self.batch
 
     def _flatten(self, node: fx.Node) -> None:
         source, value = self.values[self._source(node)], self._value(node)

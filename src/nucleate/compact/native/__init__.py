@@ -12,13 +12,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-VERSION = 1
+VERSION = 2
 """Of the C structures; a library built from other sources is not used."""
 
 DISABLE = "NUCLEATE_NO_NATIVE"
 """Environment variable that switches the kernel off when it is "1"; everything then runs in plain torch."""
 
-PRODUCT, COPY, MAXIMUM, AVERAGE, ADD, CLEAR, TRANSLATE, GRADIENT = range(8)
+PRODUCT, COPY, MAXIMUM, AVERAGE, ADD, CLEAR, TRANSLATE, GRADIENT, GELU = range(9)
 
 
 class Product(ctypes.Structure):

@@ -33,6 +33,7 @@ typedef struct {
   const char *name;
   piece_t single[6], block[6], gradient[6], gradient_block[6];
   rows_t dot[2], dot_block[2];
+  void (*gelu)(float *values, int64_t count);
 } kernels_t;
 
 typedef float vec4 __attribute__((vector_size(16), aligned(4), may_alias));
@@ -237,6 +238,7 @@ static void step_part(const step_t *s, int64_t worker, int64_t workers) {
   const int64_t from = s->channels * worker / workers, to = s->channels * (worker + 1) / workers;
   if (s->kind == COPY || s->kind == ADD) copy_part(s, from, to);
   else if (s->kind == CLEAR) clear_part(s, from, to);
+  else if (s->kind == GELU) kernels->gelu(s->target + from * s->height, (to - from) * s->height);
   else pool_part(s, from, to);
 }
 

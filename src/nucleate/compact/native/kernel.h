@@ -4,7 +4,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define NUCLEATE_VERSION 1
+#define NUCLEATE_VERSION 2
 
 /* y[row, p] = activation(bias[row] + sum_k values[k] x[indices[k] * unit + p]) over the entries k of the row.
  *
@@ -35,10 +35,11 @@ typedef struct {
   int64_t phases, pad_y, pad_x;
 } layout_t;
 
-typedef enum { PRODUCT = 0, COPY = 1, MAXIMUM = 2, AVERAGE = 3, ADD = 4, CLEAR = 5, TRANSLATE = 6, GRADIENT = 7 } kind_t;
+typedef enum { PRODUCT = 0, COPY = 1, MAXIMUM = 2, AVERAGE = 3, ADD = 4, CLEAR = 5, TRANSLATE = 6, GRADIENT = 7, GELU = 8 } kind_t;
 
 /* One step of a plan. COPY, MAXIMUM, AVERAGE: an image from one layout to another; ADD: adds into the target.
  * TRANSLATE: offsets[k] = table[indices[k]] + group_step * (row / rows_per_group).
+ * GELU: x (1 + erf(x / sqrt 2)) / 2 in place of `channels` planes of `height` floats.
  * CLEAR: zeroes the columns between the rows of an image, which a product over whole planes has overwritten. */
 typedef struct {
   int64_t kind;
