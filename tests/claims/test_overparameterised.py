@@ -51,6 +51,7 @@ def test_closed_forms_hold(short: None, tmp_path: Path) -> None:
     np.testing.assert_allclose(wrong.mean(1), errors[:, widths.index(200)])
 
 
+@pytest.mark.slow
 def test_every_clause_is_finite(short: None, tmp_path: Path) -> None:
     ids = [
         "double-descent-width",
