@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -252,7 +252,7 @@ class Split:
                 took[key] += len(h)
                 take(state, h, labels)
 
-        with listen(self.model, self._places(), receive, lenient=True):
+        with listen(self.model, places(self.states), receive, lenient=True):
             for inputs, labels in self.source:
                 if not len(labels):
                     continue
@@ -270,9 +270,15 @@ class Split:
                 name = self.states[key].layer.name
                 raise ValueError(f"layer {name!r} ran on {count} of {points} points; leave it out of layers=")
 
-    def _places(self) -> list[str]:
-        return [key if "#" in key or key in ("input", "logits") else f"{key}#1" for key in self.states]
-
     def _pool(self, layer: Layer) -> Pool:
         how = pool_for(layer.name, self.pool)
         return "flatten" if layer.name == "input" and how == "auto" else how
+
+
+def places(taps: Iterable[str]) -> list[str]:
+    """Names to listen at: the first run of a module that may run again.
+
+    >>> places(["input", "fc", "act#2"])
+    ['input', 'fc#1', 'act#2']
+    """
+    return [key if "#" in key or key in ("input", "logits") else f"{key}#1" for key in taps]

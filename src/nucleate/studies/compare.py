@@ -32,8 +32,8 @@ from nucleate.runs.store import Writer
 from nucleate.runs.sweep import Tick
 from nucleate.spec import CompareSpec, DenseSpec
 from nucleate.studies import dense
+from nucleate.studies.pictures import weight_histograms
 from nucleate.studies.setting import Setting, prepare
-from nucleate.studies.snapshot import weight_histograms
 from nucleate.studies.testing import Tested, chance_loss, evaluate, few
 from nucleate.training import Training
 from nucleate.training.loop import loss_of

@@ -25,7 +25,7 @@ from nucleate.probes.tap import evaluating, tap
 from nucleate.runs import Run, write_run
 from nucleate.runs.sweep import Tick
 from nucleate.spec import DataSpec, ProbeSpec
-from nucleate.studies.snapshot import balanced, principal
+from nucleate.studies.pictures import balanced, principal
 
 CHUNK = 1 << 20
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -16,23 +15,27 @@ from nucleate.data import Dataset
 from nucleate.geometry.cells import Cells
 from nucleate.geometry.collapse import Moments, Projection, from_moments
 from nucleate.geometry.density import density_peaks
-from nucleate.geometry.neighbours import neighbour_hit
-from nucleate.geometry.simplex import nearest_etf, simplex_etf
+from nucleate.geometry.dimension import participation, two_nn
+from nucleate.geometry.neighbours import Neighbours, chi, layer_overlap, neighbour_search
 from nucleate.geometry.softmax import vertex_distance
 from nucleate.probes.calibration import expected_calibration_error
 from nucleate.probes.corruptions import corruption_accuracy
+from nucleate.probes.passes import places
+from nucleate.probes.pooling import Pool, pooled
+from nucleate.probes.resolve import ENDS, Trace
 from nucleate.probes.robustness import correct, fgsm, pgd, smallest_perturbation
-from nucleate.probes.tap import evaluating
-from nucleate.probes.weights import initial_scales, near_zero_share, weight_spectra, weights_gini
+from nucleate.probes.tap import evaluating, listen
+from nucleate.probes.weights import initial_scales, near_zero_share, weights_gini
 from nucleate.runs import Record
 from nucleate.spec import CollapseSpec
+from nucleate.studies.pictures import Arrays, balanced, etf_coordinates, principal, weight_histograms
 from nucleate.training import Epoch
 
 BATCH = 2048
-BINS = 101
-Arrays = dict[str, np.ndarray[Any, Any]]
-Value = tuple[str, str, str, float]
-"""Layer, split, metric, value."""
+Value = tuple[str, str, str, float] | tuple[str, str, str, float, dict[str, Any]]
+"""Layer, split, metric, value, and what more its record says."""
+EXAMPLE = 8
+"""Points of the pass in which the layers are found."""
 
 
 class Snapshot:
@@ -48,18 +51,21 @@ class Snapshot:
         self.picture = balanced(data.train_labels, spec.measure.picture, generator)
         self.held_out = balanced(data.test_labels, spec.measure.subsample, generator)
         self.scales = initial_scales(model)
-        with listening(model) as seen, torch.no_grad(), evaluating(model):
-            model(data.train_inputs[:2].to(self.device))
-            self.hidden = list(seen)
-        self.layers = ["input", *self.hidden[:-1], "penultimate", "logits"]
+        self.trace = Trace(model, data.train_inputs[:EXAMPLE].to(self.device))
+        if self.trace.head() is None:
+            raise ValueError("the model runs no nn.Linear that could be its classifier")
+        chosen = spec.measure.layers
+        found = self.trace.select(["input", *chosen, *ENDS[1:]], "auto") if chosen else self.trace.auto("auto")
+        self.taps = {layer.tap: layer for layer in found}
+        self.layers = [layer.name for layer in found]
 
     @torch.no_grad()
     def measure(self, epoch: Epoch, *, histograms: bool) -> tuple[list[Record], Arrays]:
         """Records and tensors of the network as it is now; its mode and gradients are left as they were."""
         with evaluating(self.model):
             values: list[Value] = []
-            classifier = last_linear(self.model)
-            weight, bias = classifier.weight, classifier.bias
+            weight, bias = self.trace.head() or (None, None)
+            assert weight is not None
             train, means = self._pass("train", None, weight, bias)
             test, _ = self._pass("test", means, weight, bias)
             values += train + test
@@ -75,8 +81,8 @@ class Snapshot:
             tensors |= weight_histograms(self.model)
         base = {"study": self.spec.study, "seed": self.spec.seed, "step": epoch.step, "epoch": epoch.number}
         rows = [
-            {**base, "layer": layer, "split": split, "metric": metric, "value": value}
-            for layer, split, metric, value in values
+            {**base, "layer": layer, "split": split, "metric": metric, "value": value, **(more[0] if more else {})}
+            for layer, split, metric, value, *more in values
         ]
         return rows, tensors
 
@@ -85,15 +91,21 @@ class Snapshot:
             yield self._features(x), y.to(self.device)
 
     def _features(self, x: Tensor) -> dict[str, Tensor]:
-        with listening(self.model) as seen:
-            logits = self.model(x.to(self.device))
-            features = {"input": x.to(self.device).flatten(1)}
-            features |= {name: pooled(value) for name, value in seen.items()}
-        features["penultimate"] = features.pop(self.hidden[-1])
-        return features | {"logits": logits}
+        """(N, d) features of every layer, by name."""
+        seen: dict[str, Tensor] = {}
+
+        def receive(key: str, value: Tensor) -> None:
+            if (layer := self.taps.get(key)) is not None:
+                # A later in-place operation may write to what the hook was given.
+                how: Pool = "flatten" if layer.name == "input" else "auto"
+                seen[layer.name] = pooled(value, how).clone()
+
+        with listen(self.model, places(self.taps), receive, lenient=True):
+            self.model(x.to(self.device))
+        return {name: seen[name] for name in self.layers}
 
     def _pass(
-        self, split: str, means: dict[str, Tensor] | None, weight: Tensor, bias: Tensor
+        self, split: str, means: dict[str, Tensor] | None, weight: Tensor, bias: Tensor | None
     ) -> tuple[list[Value], dict[str, Tensor]]:
         data = self.data
         inputs, labels = (
@@ -125,7 +137,7 @@ class Snapshot:
         for features, y in self._batches(inputs, labels):
             for name, h in features.items():
                 second[name].update(h, y)
-        rows = [
+        rows: list[Value] = [
             ("", split, "error", errors / n),
             ("", split, "accuracy", 1 - errors / n),
             ("", split, "loss", loss / n),
@@ -172,8 +184,19 @@ class Snapshot:
         features = {name: torch.cat([part[name] for part in parts]) for name in self.layers}
         rows: list[Value] = []
         nearest = []
+        k = min(self.spec.measure.k, len(labels) - 1)
+        before: tuple[str, Neighbours] | None = None
         for name, h in features.items():
-            rows.append((name, "test", "chi", neighbour_hit(h, labels, self.spec.measure.k)))
+            found = neighbour_search(h, k)
+            hit = chi(h, labels, k, found=found)
+            told = {"k": k, "low": hit.low, "high": hit.high, "chance": hit.chance, "tied": hit.tied}
+            rows.append((name, "test", "chi", hit.value, told))
+            rows += self._dimensions(name, h, found)
+            if before is not None:
+                shared = layer_overlap(before[1], found)
+                told = {"k": k, "low": shared.low, "high": shared.high, "chance": shared.chance, "tied": shared.tied}
+                rows.append((before[0], "test", "overlap_next", shared.value, told))
+            before = name, found
             if self.data.superclasses is not None:
                 rows += self._peaks(name, h, labels)
             nearest.append((torch.cdist(h.double(), means[name].to(h.device)).argmin(1) == labels).cpu())
@@ -181,6 +204,17 @@ class Snapshot:
         rows.append(("", "test", "ece", expected_calibration_error(logits.softmax(1), labels)))
         arrays = {"test_correct": logits.argmax(1) == labels, "ncc_correct": torch.stack(nearest)}
         return rows, {name: value.cpu().numpy().astype(np.uint8) for name, value in arrays.items()}
+
+    @staticmethod
+    def _dimensions(layer: str, h: Tensor, found: Neighbours) -> list[Value]:
+        """Two-NN dimension, with two standard errors, and participation ratio; what is not defined says why."""
+        p = participation(h)
+        out: list[Value] = [(layer, "test", "participation_ratio", p.value, {"chance": p.chance, **_why(p.reason)})]
+        if found.indices.shape[1] >= 2:
+            d = two_nn(h, found=found)
+            told = {"low": d.value - 2 * d.stderr, "high": d.value + 2 * d.stderr, **_why(d.reason)}
+            out.append((layer, "test", "intrinsic_dimension", d.value, told))
+        return out
 
     def _peaks(self, layer: str, h: Tensor, labels: Tensor) -> list[Value]:
         """Agreement of the density peaks with coarse groups and with classes (adjusted Rand index)."""
@@ -219,98 +253,15 @@ class Snapshot:
 
     def _cells(self) -> tuple[list[Value], Arrays]:
         """Share of training points whose ReLU activation pattern no other point has; for networks of vectors."""
+        hidden = [layer for layer in self.taps.values() if layer.name not in ("input", "logits")]
+        if any(layer.pool for layer in hidden):
+            return [], {}
         cells = Cells()
         for x in self.data.train_inputs.split(BATCH):
-            with listening(self.model) as seen:
-                self.model(x.to(self.device))
-            if any(h.ndim != 2 for h in seen.values()):
-                return [], {}
-            cells.update(list(seen.values()))
+            features = self._features(x)
+            cells.update([features[layer.name] for layer in hidden])
         return [("", "train", "pattern_share", cells.compute().own_share)], {}
 
 
-def balanced(labels: Tensor, size: int, generator: torch.Generator) -> Tensor:
-    """Indices of at most `size` points, as evenly over the classes as they allow, in a fixed random order."""
-    order = torch.randperm(len(labels), generator=generator)
-    rank = torch.zeros(len(labels), dtype=torch.long)
-    for c in labels.unique():
-        members = (labels[order] == c).nonzero().flatten()
-        rank[members] = torch.arange(len(members))
-    return order[rank.argsort(stable=True)][:size].sort().values
-
-
-def etf_coordinates(h: Tensor, means: Tensor, weight: Tensor) -> Arrays:
-    """Points, means and weights in the frame whose vertices are a fixed unit simplex ETF; empty if d < C - 1.
-
-    Lengths are in units of the nearest ETF's scale, the weights' in units of their own mean length.
-    """
-    classes, dim = means.shape
-    if dim < classes - 1 or not torch.isfinite(means).all():
-        return {}
-    fit = nearest_etf(means)
-    length = weight.norm(dim=1).mean().clamp_min(torch.finfo(torch.float64).tiny)
-    found = {
-        "etf_points": (h - fit.centre) @ fit.axes.T / fit.scale,
-        "etf_means": (means - fit.centre) @ fit.axes.T / fit.scale,
-        "etf_weights": weight @ fit.axes.T / length,
-        "etf_vertices": simplex_etf(classes, dtype=torch.float64),
-    }
-    return {name: value.float().numpy() for name, value in found.items()}
-
-
-def principal(h: Tensor, count: int = 50) -> np.ndarray[Any, Any]:
-    """Top principal coordinates (n, min(d, 50)) of features, each axis signed so that its largest entry is positive."""
-    x = h.double().cpu()
-    x = x - x.mean(0)
-    u, s, _ = torch.linalg.svd(x, full_matrices=False)
-    z = (u * s)[:, :count]
-    sign = z.gather(0, z.abs().argmax(0, keepdim=True)).sign()
-    coordinates: np.ndarray[Any, Any] = (z * torch.where(sign == 0, 1.0, sign)).float().numpy()
-    return coordinates
-
-
-def weight_histograms(model: nn.Module) -> Arrays:
-    """Histogram (counts and edges) and singular values of every weight matrix and kernel."""
-    arrays: Arrays = {}
-    for name, p in model.named_parameters():
-        if p.ndim >= 2:
-            w = p.detach().double().cpu().numpy().ravel()
-            far = float(np.abs(w).max()) or 1.0
-            counts, edges = np.histogram(w, bins=BINS, range=(-far, far))
-            arrays |= {f"hist:{name}": counts, f"edges:{name}": edges}
-    return arrays | {f"spectrum:{k}": s.singular_values.float().cpu().numpy() for k, s in weight_spectra(model).items()}
-
-
-def last_linear(model: nn.Module) -> nn.Linear:
-    """The classifier: the last linear map among the modules.
-
-    Raises:
-        ValueError: if there is none.
-    """
-    found = [m for m in model.modules() if isinstance(m, nn.Linear)]
-    if not found:
-        raise ValueError("the model has no nn.Linear that could be its classifier")
-    return found[-1]
-
-
-def pooled(h: Tensor) -> Tensor:
-    """(N, d) features: convolutional maps averaged over positions."""
-    return h.mean((2, 3)) if h.ndim == 4 else h.flatten(1)
-
-
-@contextmanager
-def listening(model: nn.Module) -> Iterator[dict[str, Tensor]]:
-    """Outputs of the hidden blocks and the classifier's input, by name, as the model runs."""
-    seen: dict[str, Tensor] = {}
-    classifier = last_linear(model)
-    hidden = getattr(model, "hidden", nn.Sequential())
-    handles = [
-        block.register_forward_hook(lambda m, args, out, name=f"hidden.{i}": seen.__setitem__(name, out.clone()))
-        for i, block in enumerate(list(hidden.children())[:-1])
-    ]
-    handles.append(classifier.register_forward_pre_hook(lambda m, args: seen.__setitem__("classifier", args[0])))
-    try:
-        yield seen
-    finally:
-        for handle in handles:
-            handle.remove()
+def _why(reason: str | None) -> dict[str, str]:
+    return {"reason": reason} if reason else {}
