@@ -217,6 +217,7 @@ class _Ladder:
                 ("stop_step", "validation", float(judged.stop)),
                 ("stop_loss", "validation", judged.loss),
                 ("stop_accuracy", "test", float(judged.correct.mean())),
+                ("stop_error", "test", 1 - float(judged.correct.mean())),
                 ("end_accuracy", "test", float(judged.correct_end.mean())),
             ):
                 rows.append({**base, **shared, "split": split, "metric": metric, "value": value})

@@ -20,8 +20,6 @@ def _ladder(title: str, metric: str, y_label: str, **fields: Any) -> Chart:
     )
 
 
-_SHOWN = tuple(f"{arm}, {level}" for arm, level in (("ticket", 0), ("ticket", 3), ("ticket", 8), ("reinit", 8)))
-
 SECTIONS = (
     Section(
         id="tickets",
@@ -30,7 +28,9 @@ SECTIONS = (
         caption="A winning ticket stays at the dense network's accuracy and reaches its smallest validation loss "
         "earlier, where the same mask with fresh weights, or a random mask of the same layer ratios, falls behind.",
         charts=(
-            _ladder("Accuracy at the validation minimum", "stop_accuracy", "share of test points", by=("arm",)),
+            _ladder(
+                "Test error at the validation minimum", "stop_error", "share of test points", by=("arm",), log_y=True
+            ),
             _ladder(
                 "Step of the smallest validation loss", "stop_step", "step", by=("arm",), split="validation", log_y=True
             ),
@@ -48,20 +48,21 @@ SECTIONS = (
         "level 0.",
         charts=tuple(
             Chart(
-                title=title,
+                title=f"{title}, {name}",
                 metric=metric,
                 x="step",
                 x_label="step",
                 y_label=y_label,
-                by=("arm", "level"),
+                by=("level",),
                 split="validation",
                 log_y=log_y,
-                main=_SHOWN,
+                where=(("arm", arm),),
             )
             for title, metric, y_label, log_y in (
                 ("Validation loss", "loss", "cross-entropy", True),
-                ("Validation accuracy", "accuracy", "share of validation points", False),
+                ("Validation accuracy", "accuracy", "share right", False),
             )
+            for arm, name in (("ticket", "tickets"), ("reinit", "fresh weights"))
         ),
     ),
     Section(
