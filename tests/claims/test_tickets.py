@@ -108,7 +108,7 @@ def test_scores_of_the_untrained_network(tmp_path: Path) -> None:
 def test_runs_that_stack_their_seeds_are_one_cell() -> None:
     assert [s.seed for s in _seeded(CollapseSpec(), 3)] == [0, 1, 2]
     assert [(s.seed, s.seeds) for s in _seeded(TicketsSpec(seeds=10), 3)] == [(0, 3)]
-    assert [s.seeds for s in _seeded(DescentSpec(), 3)] == [(0, 1, 2)]
+    assert [s.seeds for s in _seeded(DescentSpec(), 5)] == [(0, 1, 2, 3, 4)]
 
 
 @pytest.mark.parametrize("tier", ["quick", "full"])
