@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+import resource
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -108,6 +110,30 @@ def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
         write_atomic(target, "text")  # type: ignore[arg-type]
     assert target.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [target]
+
+
+@pytest.fixture
+def small_disk() -> Iterator[None]:
+    """No file may pass 4 KiB, as on a disk that fills up."""
+    old = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, old[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, old)
+
+
+def test_a_disk_that_fills_up_leaves_whole_records_and_no_part_of_a_file(tmp_path: Path, small_disk: None) -> None:
+    with write_run(tmp_path, CollapseSpec(), env={}) as writer:
+        writer.append([row(1.0)])
+        whole = (writer.path / "records.jsonl").read_bytes()
+        with pytest.raises(RunError, match="cannot write to"):
+            writer.append([row(float(i)) for i in range(100)])
+        assert (writer.path / "records.jsonl").read_bytes() == whole
+        with pytest.raises(RunError, match="cannot write"):
+            writer.save_tensors("big", {"x": np.zeros(2000)})
+        with pytest.raises(RunError, match="cannot write"):
+            writer.checkpoint(bytes(8000))
+        assert writer.restore() is None
+        assert not writer.tensor_names and not list(writer.path.rglob("*.tmp"))
 
 
 def test_a_full_disk_is_one_error() -> None:

@@ -171,11 +171,19 @@ class Writer(Run):
     def append(self, rows: Iterable[Record]) -> None:
         """Append rows to records.jsonl; a value that is not finite becomes null."""
         text = "".join(json.dumps(_finite(row), allow_nan=False) + "\n" for row in rows)
+        path = self.path / "records.jsonl"
+        size = path.stat().st_size if path.exists() else 0
         try:
-            with (self.path / "records.jsonl").open("ab") as file:
-                file.write(text.encode())
-                _flush(file)
+            # Unbuffered: nothing is left over that closing the file would try to write again.
+            with path.open("ab", buffering=0) as file:
+                content = memoryview(text.encode())
+                while content:
+                    content = content[file.write(content) :]
+                os.fsync(file.fileno())
         except OSError as error:
+            # A row that the disk had half the room for goes.
+            with suppress(OSError):
+                os.truncate(path, size)
             raise RunError(f"cannot write to {self.path}: {error.strerror}") from error
 
     def save_tensors(self, name: str, arrays: Mapping[str, np.ndarray[Any, Any]]) -> None:
