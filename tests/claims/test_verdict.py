@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -40,6 +41,8 @@ def test_all_clauses_must_hold_and_one_failure_decides() -> None:
     assert verdict([good, unsure]) == "inconclusive"
     assert verdict([good, unsure, bad]) == "fails"
     assert verdict([]) == "inconclusive"
+    beside = replace(bad, judged=False)
+    assert verdict([good, beside]) == "holds" and verdict([beside]) == "inconclusive"
 
 
 def test_the_mean_interval_is_students() -> None:

@@ -70,4 +70,4 @@ class Judgement:
     @property
     def decisive(self) -> Clause:
         """The clause that the verdict hangs on: the first one with the verdict's own word."""
-        return next(c for c in self.clauses if c.verdict == self.verdict)
+        return next(c for c in self.clauses if c.judged and c.verdict == self.verdict)

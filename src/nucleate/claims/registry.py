@@ -31,5 +31,6 @@ ARMS: dict[str, Arm] = {
     **embeddings.ARMS,
     **pruning.ARMS,
     **tickets.ARMS,
+    **weights.ARMS,
 }
 """Experiments by name. Claims share them, so each runs once."""

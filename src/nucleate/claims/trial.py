@@ -106,6 +106,8 @@ def table(judgements: Sequence[Judgement]) -> str:
             note = f"   ({c.reason})" if c.reason else ""
             lines.append(
                 f"      {SIGN[c.verdict]} {c.name}: {interval} {c.unit}, wanted {c.direction} {c.bound:g}{note}"
+                if c.judged
+                else f"        {c.name}: {interval} {c.unit}, shown beside{note}"
             )
     counts = {word: sum(j.verdict == word for j in judgements) for word in SIGN}
     n = judgements[0].seeds if judgements else 0

@@ -36,6 +36,8 @@ class Clause:
     unit: str = ""
     reason: str = ""
     """Why the effect is not defined, where it is not."""
+    judged: bool = True
+    """Whether the verdict hangs on it; others are printed beside it."""
 
     @property
     def verdict(self) -> Word:
@@ -52,13 +54,13 @@ class Clause:
 
 
 def verdict(clauses: Sequence[Clause]) -> Word:
-    """Verdict over all clauses.
+    """Verdict over all clauses that are judged.
 
     >>> at_most = Clause(name="error", effect=0.0, low=0.0, high=0.0, direction="<=", bound=0.0, seeds=10)
     >>> verdict([at_most])
     'holds'
     """
-    words = [clause.verdict for clause in clauses]
+    words = [clause.verdict for clause in clauses if clause.judged]
     if "fails" in words:
         return "fails"
     return "holds" if words and all(w == "holds" for w in words) else "inconclusive"
