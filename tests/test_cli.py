@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -57,3 +58,22 @@ def test_an_unknown_option_or_value_exits_with_2(args: list[str]) -> None:
     with pytest.raises(SystemExit) as end:
         main(args)
     assert end.value.code == 2
+
+
+def test_a_disk_that_fills_up_is_one_line_and_the_run_goes_on_later(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    args = ["collapse", "--model.width", "8", "--model.depth", "1", "--train.epochs", "1", "--measure.robustness", "0"]
+    args += ["--measure.points", "2", "--measure.subsample", "50", "--out", str(tmp_path), "--no-report"]
+    old = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (8192, old[1]))
+    try:
+        assert main(args) == 2
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, old)
+    out = capsys.readouterr()
+    lines = [line for line in out.err.splitlines() if line.startswith("nucleate: ")]
+    assert len(lines) == 1 and "cannot write" in lines[0] and "Traceback" not in out.err
+    assert not list(tmp_path.rglob("*.tmp")) and not list(tmp_path.rglob("DONE"))
+    assert main(args) == 0
+    assert len(list(tmp_path.rglob("DONE"))) == 1

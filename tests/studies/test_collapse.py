@@ -11,10 +11,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from nucleate.recipes.collapse import recipe
 from nucleate.runs import Run, find_runs
-from nucleate.spec import CollapseSpec, MeasureSpec, ModelSpec, to_toml
+from nucleate.spec import CollapseSpec, DataSpec, MeasureSpec, ModelSpec, to_toml
 from nucleate.studies.cells import run_specs
 from nucleate.studies.collapse import measured_epochs, run
 from nucleate.studies.tables import zero_to_end
@@ -110,3 +111,35 @@ def test_squared_loss_reaches_the_terminal_phase_too(tmp_path: Path) -> None:
     spec = replace(short(60), model=ModelSpec(width=128, depth=2, batchnorm=True))
     done = run(replace(spec, train=replace(spec.train, loss="mse", lr=0.3, weight_decay=1e-4)), root=tmp_path)
     assert done.env["zero_error_epoch"] > 0
+
+
+def test_conflicting_labels_have_a_terminal_phase_at_a_stated_error(tmp_path: Path) -> None:
+    # Six of sixty points come twice with two labels, so six of 120 answers are wrong whatever the network does.
+    generator = np.random.default_rng(0)
+    points = generator.normal(size=(60, 8)).astype(np.float32)
+    labels = generator.integers(3, size=60)
+    twice = np.where(np.arange(60) < 6, (labels + 1) % 3, labels)
+    arrays = {"x_train": np.concatenate([points, points]), "y_train": np.concatenate([labels, twice])}
+    np.savez(tmp_path / "twins.npz", **arrays, x_test=points, y_test=labels)
+    spec = replace(short(60), data=DataSpec(name=str(tmp_path / "twins.npz")), model=ModelSpec(width=128, depth=2))
+    spec = replace(spec, train=replace(spec.train, weight_decay=0.0, lr=0.05, batch_size=120, schedule="constant"))
+    strict = run(spec, root=tmp_path)
+    assert strict.env["zero_error_epoch"] == -1
+    lenient = run(replace(spec, train=replace(spec.train, error_floor=0.05)), root=tmp_path)
+    zero = lenient.env["zero_error_epoch"]
+    assert zero > 0
+    errors = {r["epoch"]: r["value"] for r in lenient.select(metric="error", split="train")}
+    assert errors[zero] == errors[60] == 0.05
+    assert lenient.select(metric="zero_error_kept")[0]["value"] > 0.5
+    assert f"zero error at epoch {zero}" in zero_to_end(lenient)
+
+
+@pytest.mark.parametrize("name", ["blobs", "spirals"])
+def test_noisy_synthetic_labels_are_fitted_and_measured(tmp_path: Path, name: str) -> None:
+    spec = replace(short(60), data=DataSpec(name=name, train_size=90, test_size=60, label_noise=0.1))
+    spec = replace(spec, model=ModelSpec(width=128, depth=2, batchnorm=True))
+    spec = replace(spec, train=replace(spec.train, weight_decay=0.0, error_floor=0.15, batch_size=30))
+    done = run(spec, root=tmp_path)
+    assert done.env["zero_error_epoch"] > 0
+    ends = {r["metric"]: r["value"] for r in done.select(epoch=60, split="train", layer="penultimate")}
+    assert 0 < ends["nc1_quotient"] < 10 and 0 <= ends["nc4"] <= 1
