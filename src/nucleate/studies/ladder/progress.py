@@ -40,7 +40,7 @@ def pack_progress(progress: Progress) -> bytes:
         notes |= {"steps": outcome.steps, "losses": outcome.losses, "accuracies": outcome.accuracies}
         notes |= {"seconds": outcome.seconds, "judged": []}
         tensors["point"] = _bytes(point.content)
-        tensors["best"] = torch.from_numpy(outcome.best)
+        tensors |= {f"best.{name}": value.cpu() for name, value in outcome.best_weights.items()}
         if outcome.kept is not None:
             tensors["kept"] = _bytes(outcome.kept.content)
         for horizon, judged in outcome.judged.items():
@@ -58,7 +58,7 @@ def unpack_progress(content: bytes) -> Progress:
     progress = Progress(level=notes["level"], stage=notes["stage"], epochs=notes["epochs"])
     if "point" in tensors:
         outcome = Outcome(notes["steps"], notes["losses"], notes["accuracies"], seconds=notes["seconds"])
-        outcome.best = tensors["best"].numpy()
+        outcome.best_weights = {k.removeprefix("best."): v for k, v in tensors.items() if k.startswith("best.")}
         outcome.kept = RewindPoint(tensors["kept"].numpy().tobytes()) if "kept" in tensors else None
         for horizon, step, stop, censored, loss in notes["judged"]:
             right, last = (tensors[f"{name}.{horizon}"].numpy() for name in ("correct", "correct_end"))

@@ -92,6 +92,9 @@ class Outcome:
     seconds: float = 0.0
     """Seconds of training steps alone."""
     best: np.ndarray[Any, Any] | None = None
+    """uint8 (test points,): right at the smallest validation loss so far."""
+    best_weights: dict[str, Tensor] = field(default_factory=dict)
+    """State dict there, where test points are looked at only when a horizon is reached."""
 
     def see(self, step: int, logits: Tensor, labels: Tensor) -> bool:
         """Add an evaluation; whether its loss is the smallest so far."""

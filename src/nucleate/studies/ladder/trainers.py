@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -68,7 +70,9 @@ def train_by_steps(
         if stop > outcome.steps[-1] and (stop % every == 0 or stop in horizons):
             _look(outcome, training, task)
         if stop in horizons:
-            outcome.judge(horizons[stop], right(training.logits(task.test_inputs), task.test_labels))
+            now = right(training.logits(task.test_inputs), task.test_labels)
+            outcome.best = _right_at_best(outcome, training, task)
+            outcome.judge(horizons[stop], now)
         save(outcome, training)
     outcome.weights = {k: v.detach().cpu().clone() for k, v in job.model.state_dict().items()}
     outcome.end = training.snapshot()
@@ -78,7 +82,16 @@ def train_by_steps(
 def _look(outcome: Outcome, training: StepTraining, task: Task) -> None:
     logits = training.logits(task.validation_inputs)
     if outcome.see(training.step, logits, task.validation_labels):
-        outcome.best = right(training.logits(task.test_inputs), task.test_labels)
+        outcome.best_weights = {k: v.detach().clone() for k, v in training.model.state_dict().items()}
+
+
+def _right_at_best(outcome: Outcome, training: StepTraining, task: Task) -> np.ndarray[Any, Any]:
+    """Which test points the network of the smallest validation loss classifies right; the training is left as it is."""
+    now = {k: v.detach().clone() for k, v in training.model.state_dict().items()}
+    training.model.load_state_dict(outcome.best_weights)
+    found = right(training.logits(task.test_inputs), task.test_labels)
+    training.model.load_state_dict(now)
+    return found
 
 
 def train_stacked(jobs: Sequence[Job], task: Task, tuning: Tuning, *, tick: Tick) -> list[Outcome]:
