@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint bench docs reproduce-tickets reproduce-tickets-full clean
+.PHONY: demo test lint bench docs reproduce reproduce-collapse reproduce-tickets reproduce-tickets-full clean
 
 $(VENV)/.installed: pyproject.toml constraints.txt $(addprefix src/nucleate/compact/native/,kernel.c kernel.h product.inc)
 	$(PYTHON) -m venv $(VENV)
@@ -27,12 +27,19 @@ test: lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
 
 bench: $(VENV)/.dev
-	for program in benchmarks/*.py; do $(BIN)/python $$program || exit 1; done
+	for name in collapse_suite neighbours probe pruning engine sparse; do $(BIN)/python benchmarks/$$name.py || exit 1; done
 
 docs: $(VENV)/.dev
 	rm -rf docs/_build
 	OMP_NUM_THREADS=1 $(BIN)/python -m sphinx -W --keep-going -b html docs docs/_build/html
 	@echo "docs/_build/html/index.html"
+
+# Long runs whose results are kept, dated, under benchmarks/results/.
+reproduce: reproduce-collapse reproduce-tickets
+
+reproduce-collapse: $(VENV)/.installed
+	$(BIN)/python benchmarks/collapse_recipes.py digits-mlp --seeds 0 1 2 3 4 5 6 7 8 9
+	$(BIN)/python benchmarks/collapse_recipes.py mnist-mlp fashion-convnet --threads 2
 
 # The lottery ticket paper's LeNet figure: the short form in minutes, the full one in hours; both need MNIST.
 reproduce-tickets: $(VENV)/.installed
