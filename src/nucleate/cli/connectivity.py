@@ -3,59 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
-from pathlib import Path
-from typing import Annotated
 
-import tyro
-
-from nucleate.cli.arguments import RUNS, parse, positional
-from nucleate.recipes.connectivity import RECIPES, recipe
-from nucleate.spec import ConnectivitySpec
-
-
-@dataclass(frozen=True, kw_only=True)
-class ConnectivityOptions:
-    """Train pairs that part at step k, measure the line between them, write the run folders and their report."""
-
-    spec: Annotated[ConnectivitySpec, tyro.conf.arg(name="")] = field(default_factory=ConnectivitySpec)
-    seeds: tuple[int, ...] = ()
-    """One run for each of these seeds; `--seed` alone if empty."""
-    jobs: int = 1
-    """Processes among which the seeds are shared."""
-    out: Path = RUNS
-    """Folder that the run folders are written to."""
-    data_root: Path | None = None
-    """Folder of the data sets; NUCLEATE_DATA if none."""
-    report: bool = True
-    """Write the HTML report at the end."""
+from nucleate.cli.recipe_command import run_recipe
+from nucleate.recipes.connectivity import RECIPES
 
 
 def connectivity(args: Sequence[str]) -> int:
     """From which step on is a network stable to the noise of its training?"""
-    name, rest = positional(args, "digits-lenet")
-    if "--help" in rest or "-h" in rest:
-        print("recipes:\n" + "\n".join(f"  {k:22s} {v.__doc__}" for k, v in RECIPES.items()) + "\n")
-    options = parse(
-        ConnectivityOptions, rest, f"nucleate connectivity {name}", default=ConnectivityOptions(spec=recipe(name))
+    return run_recipe(
+        "connectivity", args, RECIPES, default="digits-lenet", tell="nucleate.studies.connectivity:table", seeds="apart"
     )
-    spec = replace(options.spec, recipe=name)
-
-    from nucleate.studies.cells import run_specs
-
-    runs = run_specs(
-        [replace(spec, seed=s) for s in options.seeds or (spec.seed,)],
-        root=options.out,
-        data_root=options.data_root,
-        jobs=options.jobs,
-    )
-    for run in runs:
-        for r in run.select(metric="error_barrier"):
-            print(f"k {r['k']:6d}  {r['arm']:18s} barrier {100 * r['value']:6.2f} points  ({r['statistics']})")
-        print(f"run: {run.path}")
-    if options.report:
-        from nucleate.report import page
-
-        target = runs[0].path / "report.html" if len(runs) == 1 else options.out / f"{name}.html"
-        print(f"report: {page(runs, target)}")
-    return 0

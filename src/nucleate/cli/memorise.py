@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from nucleate.cli.seeds_inside import run_recipe
+from nucleate.cli.recipe_command import run_recipe
 from nucleate.recipes.memorise import RECIPES
 
 

@@ -99,3 +99,12 @@ def _trained(spec: CapacitySpec, data: Dataset, tuning: Tuning, kind: str, dimen
         "dimension": dimension,
         "share": dimension / total,
     }
+
+
+def table(run: Run) -> str:
+    """What the run measured, as text for the terminal."""
+    lines = (
+        f"{r['arm']:8s}{r['dimension']:9,d} directions ({100 * r['share']:6.2f} %)  {100 * r['value']:6.2f} %"
+        for r in run.select(metric="accuracy")
+    )
+    return "\n".join(lines)

@@ -166,3 +166,12 @@ def _estimate(model: nn.Module, inputs: Tensor, size: int = 512) -> None:
         model(inputs[index])
     for m, momentum in zip(norms, momenta, strict=True):
         m.momentum = momentum
+
+
+def table(run: Run) -> str:
+    """What the run measured, as text for the terminal."""
+    lines = (
+        f"k {r['k']:6d}  {r['arm']:18s} barrier {100 * r['value']:6.2f} points  ({r['statistics']})"
+        for r in run.select(metric="error_barrier")
+    )
+    return "\n".join(lines)

@@ -197,3 +197,12 @@ class _Supermask:
             "value": value,
             **fields,
         }
+
+
+def table(run: Run) -> str:
+    """What the run measured, as text for the terminal."""
+    lines = []
+    for r in run.records:
+        told = {k: r[k] for k in ("arm", "width", "density", "candidates") if k in r}
+        lines.append(f"{r['metric']:22s}{r['value']:12.4g}  {', '.join(f'{k} {v}' for k, v in told.items())}")
+    return "\n".join(lines)

@@ -1,4 +1,4 @@
-"""Commands of studies whose spec holds its seeds, because all are trained side by side in one run."""
+"""Commands that run a recipe of a study: seeds side by side in one run, or one run each."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, make_dataclass, replace
 from importlib import import_module
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import tyro
 
@@ -18,14 +18,30 @@ from nucleate.recipes.named import named
 class Options:
     """Run a recipe, write the run folder and its report."""
 
-    jobs: int | None = None
-    """Cores that the seeds, which are trained side by side, may use; all if none."""
     out: Path = RUNS
     """Folder that the run folders are written to."""
     data_root: Path | None = None
     """Folder of the data sets; NUCLEATE_DATA if none."""
     report: bool = True
     """Write the HTML report at the end."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Inside(Options):
+    """Options of a study whose spec holds its seeds, because all are trained side by side in one run."""
+
+    jobs: int | None = None
+    """Cores that the seeds, which are trained side by side, may use; all if none."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Apart(Options):
+    """Options of a study with one run a seed."""
+
+    seeds: tuple[int, ...] = ()
+    """One run for each of these seeds; `--seed` alone if empty."""
+    jobs: int = 1
+    """Processes among which the seeds are shared."""
 
 
 def run_recipe(
@@ -35,6 +51,7 @@ def run_recipe(
     *,
     default: str,
     tell: str,
+    seeds: Literal["inside", "apart"] = "inside",
 ) -> int:
     """Parse a recipe's name and its options, run it, print what `tell` makes of the run, write the report.
 
@@ -47,7 +64,7 @@ def run_recipe(
     kind = make_dataclass(
         "Options",
         [("spec", Annotated[type(spec), tyro.conf.arg(name="")], field(default=spec))],
-        bases=(Options,),
+        bases=(Inside if seeds == "inside" else Apart,),
         frozen=True,
         kw_only=True,
     )
@@ -56,17 +73,19 @@ def run_recipe(
 
     from nucleate.studies.cells import run_specs
 
-    (run,) = run_specs(
-        [replace(options.spec, recipe=name)],
-        root=options.out,
-        data_root=options.data_root,
-        threads=options.jobs,
-    )
+    spec = replace(options.spec, recipe=name)
+    where = {"root": options.out, "data_root": options.data_root}
+    if seeds == "inside":
+        runs = run_specs([spec], threads=options.jobs, **where)
+    else:
+        runs = run_specs([replace(spec, seed=s) for s in options.seeds or (spec.seed,)], jobs=options.jobs, **where)
     module, _, function = tell.partition(":")
-    print(getattr(import_module(module), function)(run))
-    print(f"run: {run.path}")
+    for run in runs:
+        print(getattr(import_module(module), function)(run))
+        print(f"run: {run.path}")
     if options.report:
         from nucleate.report import page
 
-        print(f"report: {page([run], run.path / 'report.html')}")
+        target = runs[0].path / "report.html" if len(runs) == 1 else options.out / f"{name}.html"
+        print(f"report: {page(runs, target)}")
     return 0
