@@ -137,8 +137,15 @@ def probe(
             twice = not one_pass and any(state.method == "project" for state in states)
             total = None if source.total is None else source.total * (1 + twice)
             with tqdm(total=total, desc=f"probe {split}", disable=not progress, unit="batch") as bar:
-                run.collect(bar.update, project=one_pass)
-                run.project(bar.update)
+
+                def tick(bar: Any = bar, more: int = source.total or 0) -> None:
+                    # Layers that float32 cannot certify are read once more.
+                    if bar.total is not None and bar.n >= bar.total:
+                        bar.total += more
+                    bar.update()
+
+                run.collect(tick, project=one_pass)
+                run.project(tick)
             if outputs is not None:
                 out += _output_records(outputs, split)
             for state in states:
