@@ -20,12 +20,13 @@ def digits_mlp() -> CollapseSpec:
 
 
 def mnist_mlp() -> CollapseSpec:
-    """Three hidden layers of 512 on MNIST; minutes."""
+    """Three hidden layers of 256 on MNIST; minutes."""
+    # Calibrated on seed 100: at rate 0.1 and batch 128 zero error comes at epoch 45 of 60, here at epoch 13 of 40.
     return CollapseSpec(
         recipe="mnist-mlp",
         data=DataSpec(name="mnist"),
-        model=ModelSpec(name="mlp", width=512, depth=3, batchnorm=True),
-        train=TrainSpec(lr=0.1, weight_decay=5e-4, schedule="cosine", epochs=60, batch_size=128),
+        model=ModelSpec(name="mlp", width=256, depth=3, batchnorm=True),
+        train=TrainSpec(lr=0.02, weight_decay=5e-4, schedule="cosine", epochs=40, batch_size=256),
     )
 
 
