@@ -21,7 +21,7 @@ DEMO := zero-error points-in-cells double-descent-width double-descent-samples f
   simple-head-suffices collapse-generalises collapse-robust most-weights-near-zero
 
 demo: $(VENV)/.installed
-	$(BIN)/nucleate claims --quick $(DEMO)
+	$(BIN)/nucleate claims $(DEMO) --quick
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
