@@ -59,6 +59,17 @@ class View:
         """All records, read once."""
         return self.run.records
 
+    def rows_of(self, metric: str) -> list[dict[str, Any]]:
+        """Records of a measure."""
+        return self._by_metric.get(metric, [])
+
+    @cached_property
+    def _by_metric(self) -> dict[str, list[dict[str, Any]]]:
+        found: dict[str, list[dict[str, Any]]] = {}
+        for row in self.rows:
+            found.setdefault(str(row.get("metric")), []).append(row)
+        return found
+
     @property
     def study(self) -> str:
         """Study of the run, or an empty string."""

@@ -32,7 +32,7 @@ def payload(found: Sequence[View], verdicts: Sequence[Mapping[str, Any]], projec
         "panels": [asdict(p) for p in PANELS],
         "groups": [_group(label, members) for label, members in groups(trained).items()],
         "runs": [_run(v, projection) for v in pictured(trained)],
-        "charts": {s.id: [_chart(found, s, c) for c in s.shown(found)] for s in charted_sections(found)},
+        "charts": {s.id: _charts(found, s) for s in charted_sections(found)},
         "verdicts": [_plain(dict(v)) for v in verdicts],
     }
 
@@ -101,8 +101,12 @@ def _group(label: str, members: Sequence[View]) -> dict[str, Any]:
     }
 
 
-def _chart(found: Sequence[View], section: Section, chart: Chart) -> dict[str, Any]:
+def _charts(found: Sequence[View], section: Section) -> list[dict[str, Any]]:
     tones = labels(found, section)
+    return [_chart(found, section, chart, tones) for chart in section.shown(found)]
+
+
+def _chart(found: Sequence[View], section: Section, chart: Chart, tones: Sequence[str]) -> dict[str, Any]:
     told = {"title": chart.title, "xLabel": chart.x_label, "yLabel": chart.y_label}
     told |= {"logX": chart.log_x, "logY": chart.log_y, "reverseX": chart.reverse_x}  # type: ignore[dict-item]
     missing = {"missing": f"no run holds {chart.metric} along {chart.x}"}

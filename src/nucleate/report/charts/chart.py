@@ -160,7 +160,7 @@ def _rows(found: Sequence[View], study: str, chart: Chart) -> Iterator[tuple[Vie
     for v in found:
         if v.study != study:
             continue
-        for row in v.rows:
+        for row in v.rows_of(chart.metric):
             named = all(look_up(v, row, name) is not None for name in (chart.x, *filter(None, (chart.y,))))
             if named and all(row.get(k, "") == value for k, value in wanted.items()):
                 yield v, row
