@@ -104,6 +104,9 @@ def _title(found: Sequence[View]) -> str:
     names = list(dict.fromkeys(v.group for v in found))
     if len(names) > 3:
         asked = dict.fromkeys(f"{v.study} {v.spec.get('recipe', '')}".strip() for v in found if v.study not in PARENTS)
+        if len(asked) > 6:
+            studies = dict.fromkeys(v.study for v in found if v.study not in PARENTS)
+            return f"{len(names)} experiments: {', '.join(studies)}"
         return f"{len(names)} experiments: {'; '.join(asked)}"
     if len(names) == 1:
         return names[0] if len(found) > 1 else found[0].label
