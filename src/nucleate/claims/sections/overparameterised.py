@@ -76,6 +76,6 @@ CLAIMS = (
         figure="cells",
         arms=tuple(f"width-{w}" for w in WIDTHS),
         judge=_points_in_cells,
-        budget=25.0,
+        budget=30.0,
     ),
 )

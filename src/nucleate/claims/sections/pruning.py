@@ -159,7 +159,7 @@ CLAIMS = (
         figure="compare",
         arms=("prune-magnitude", "prune-random"),
         judge=_near_zero_weights_do_little,
-        budget=15.0,
+        budget=20.0,
     ),
     Claim(
         id="prunes-80-90",
@@ -184,7 +184,7 @@ CLAIMS = (
         figure="compare",
         arms=("ladder-image", "ladder-language"),
         judge=_language_models_prune_less,
-        budget=30.0,
+        budget=35.0,
     ),
     Claim(
         id="every-family-works",
@@ -196,7 +196,7 @@ CLAIMS = (
         figure="compare",
         arms=(*(f"prune-{m}" for m in ("random", *FAMILIES.values())), "prune-first-magnitude", "prune-first-random"),
         judge=_every_family_works,
-        budget=20.0,
+        budget=25.0,
     ),
     Claim(
         id="features-interpretable",
