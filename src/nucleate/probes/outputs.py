@@ -58,6 +58,13 @@ class Outputs:
         """Every measure by name; nan if the outputs did not fit, which `reason` explains."""
         if self.reason or self._sums is None or self._gaps is None or self._farthest is None:
             return dict.fromkeys(NAMES, math.nan)
-        right, loss, far, norm = (self._sums / self.points).tolist()
-        ece = float(self._gaps.abs().sum() / self.points)
-        return dict(zip(NAMES, (right, 1 - right, loss, ece, far, float(self._farthest), norm), strict=True))
+        n = self.points
+        right, loss, far, norm = self._sums.tolist()
+        ece = float(self._gaps.abs().sum() / n)
+        return dict(
+            zip(
+                NAMES,
+                (right / n, (n - right) / n, loss / n, ece, far / n, float(self._farthest), norm / n),
+                strict=True,
+            )
+        )

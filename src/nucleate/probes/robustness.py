@@ -32,7 +32,7 @@ def fgsm(
     """
     _check(epsilon)
     with _frozen(model):
-        return (inputs + epsilon * _gradient(model, inputs, labels).sign()).clamp(*bounds)
+        return (inputs + epsilon * _gradient(model, inputs, labels)[0].sign()).clamp(*bounds)
 
 
 def pgd(
@@ -47,8 +47,8 @@ def pgd(
 ) -> Tensor:
     """Adversarial inputs by projected gradient steps of 2.5 epsilon / steps (Madry et al. 2018).
 
-    With a generator the start is drawn uniformly from the ball; without, it is the input. A point that was fooled once
-    is kept as it was then, so more steps never undo a success. `epsilon` may be (N,), one radius a point.
+    With a generator the start is drawn uniformly from the ball; without, it is the input. A point that is fooled stays
+    as it is then and costs no further step. `epsilon` may be (N,), one radius a point.
 
     Raises:
         ValueError: for a negative epsilon or fewer than one step.
@@ -56,22 +56,24 @@ def pgd(
     _check(epsilon)
     if steps < 1:
         raise ValueError(f"PGD needs at least one step, not {steps}")
-    radius = torch.as_tensor(epsilon, dtype=inputs.dtype, device=inputs.device)
-    radius = radius.reshape(-1, *[1] * (inputs.ndim - 1)) if radius.ndim else radius
+    ones = [1] * (inputs.ndim - 1)
+    radius = torch.as_tensor(epsilon, dtype=inputs.dtype, device=inputs.device).reshape(-1, *ones)
+    radius = radius.expand(len(inputs), *ones)
     low, high = (inputs - radius).clamp_min(bounds[0]), (inputs + radius).clamp_max(bounds[1])
-    x = inputs.clone()
+    found = inputs.clone()
     if generator is not None:
         noise = torch.rand(inputs.shape, generator=generator, dtype=inputs.dtype, device=generator.device)
-        x = low + (high - low) * noise.to(inputs.device)
-    best = inputs.clone()
+        found = low + (high - low) * noise.to(inputs.device)
+    rows = torch.arange(len(inputs), device=inputs.device)
     with _frozen(model):
         for _ in range(steps):
-            x = (x + 2.5 / steps * radius * _gradient(model, x, labels).sign()).clamp(low, high)
-            wrong = _wrong(model, x, labels)
-            best[wrong] = x[wrong]
-        right = ~_wrong(model, best, labels)
-        best[right] = x[right]
-    return best
+            x = found[rows]
+            gradient, wrong = _gradient(model, x, labels[rows])
+            rows, x, gradient = rows[~wrong], x[~wrong], gradient[~wrong]
+            if not len(rows):
+                break
+            found[rows] = torch.clamp(x + 2.5 / steps * radius[rows] * gradient.sign(), low[rows], high[rows])
+    return found
 
 
 def smallest_perturbation(
@@ -97,22 +99,23 @@ def smallest_perturbation(
     _check(largest)
     low = torch.zeros(len(inputs), dtype=inputs.dtype, device=inputs.device)
     high = torch.full_like(low, largest)
-    with _frozen(model):
-        wrong_already = _wrong(model, inputs, labels)
-    for _ in range(rounds):
-        middle = (low + high) / 2
-        attacked = pgd(model, inputs, labels, middle, steps=steps, bounds=bounds)
-        with _frozen(model):
-            fooled = _wrong(model, attacked, labels)
-        high = torch.where(fooled, middle, high)
-        low = torch.where(fooled, low, middle)
-    return torch.where(wrong_already, torch.zeros_like(high), high)
+    right_already = correct(model, inputs, labels)
+    rows = right_already.nonzero().flatten()
+    x, y = inputs[rows], labels[rows]
+    for _ in range(rounds if len(rows) else 0):
+        middle = (low[rows] + high[rows]) / 2
+        right = correct(model, pgd(model, x, y, middle, steps=steps, bounds=bounds), y)
+        high[rows] = torch.where(right, high[rows], middle)
+        low[rows] = torch.where(right, middle, low[rows])
+    high[~right_already] = 0
+    return high
 
 
 def correct(model: nn.Module, inputs: Tensor, labels: Tensor) -> Tensor:
     """Whether each point is classified right, bool (N,), in eval mode."""
-    with _frozen(model):
-        return ~_wrong(model, inputs, labels)
+    with _frozen(model), torch.no_grad():
+        right: Tensor = model(inputs).argmax(1) == labels
+    return right
 
 
 def _check(epsilon: float | Tensor) -> None:
@@ -120,16 +123,13 @@ def _check(epsilon: float | Tensor) -> None:
         raise ValueError(f"epsilon must be at least 0, not {epsilon}")
 
 
-def _gradient(model: nn.Module, inputs: Tensor, labels: Tensor) -> Tensor:
+def _gradient(model: nn.Module, inputs: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Gradient of the loss at the inputs, and which of them are classified wrong: one forward pass serves both."""
     with torch.enable_grad():
         x = inputs.detach().requires_grad_()
-        return torch.autograd.grad(F.cross_entropy(model(x).double(), labels, reduction="sum"), x)[0]
-
-
-def _wrong(model: nn.Module, inputs: Tensor, labels: Tensor) -> Tensor:
-    with torch.no_grad():
-        wrong: Tensor = model(inputs).argmax(1) != labels
-    return wrong
+        logits = model(x)
+        gradient = torch.autograd.grad(F.cross_entropy(logits.double(), labels, reduction="sum"), x)[0]
+    return gradient, logits.argmax(1) != labels
 
 
 @contextmanager

@@ -80,7 +80,12 @@ class MeasureSpec:
     """What is measured, and how often."""
 
     points: int = 15
-    """Log-spaced epochs at which everything is measured, beside the start, zero error and the end."""
+    """Log-spaced epochs at which the network is measured, beside the start, zero error and the end."""
+    full_every: int = 8
+    """At every so many of these epochs, at the start, zero error and the end, everything is measured on all points; at
+    the others only accuracy, loss, collapse and weights."""
+    light_size: int = 5000
+    """Points of each split, evenly over the classes, of the measures at those others."""
     layers: tuple[str, ...] = ()
     """Names or glob patterns of modules; every layer with an output of its own if empty."""
     convention: str = "papyan2020"

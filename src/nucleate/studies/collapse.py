@@ -7,7 +7,7 @@ from pathlib import Path
 
 from nucleate.data import Dataset
 from nucleate.machine.tuning import tuned
-from nucleate.runs import Run, write_run
+from nucleate.runs import Record, Run, write_run
 from nucleate.runs.store import Writer
 from nucleate.runs.sweep import Tick
 from nucleate.spec import CollapseSpec
@@ -35,7 +35,8 @@ def run(
     """Train one network into its terminal phase; returns its finished run folder.
 
     The terminal phase begins at the first epoch whose training error, in eval mode, is at most `train.error_floor`.
-    Everything is measured at the start, at log-spaced epochs, at that epoch and at the end. A run that was stopped goes
+    The network is measured at the start, at log-spaced epochs, at that epoch and at the end: in full at the start, at
+    that epoch, at the end and at every `measure.full_every`-th of the others. A run that was stopped goes
     on from its last checkpoint, with the tuning it was begun with; a finished one is returned as it is.
 
     Raises:
@@ -85,37 +86,58 @@ def measured_epochs(epochs: int, points: int) -> set[int]:
     return {0} | {round(epochs ** (i / (points - 1))) for i in range(points)}
 
 
+def full_epochs(grid: set[int], every: int) -> set[int]:
+    """Every so many of the measured epochs, from the start on, and the end.
+
+    >>> sorted(full_epochs({0, 1, 3, 10, 32, 100}, 3))
+    [0, 10, 100]
+
+    Raises:
+        ValueError: if `every` is not at least 1.
+    """
+    if every < 1:
+        raise ValueError(f"measure.full_every must be at least 1, not {every}")
+    return set(sorted(grid)[::every]) | {max(grid)}
+
+
 def _terminal_phase(writer: Writer, training: Training, data: Dataset, spec: CollapseSpec, tick: Tick) -> None:
     snapshot = Snapshot(training.model, data, spec)
-    zero, kept = -1, 0
+    zero, kept, asked = -1, 0, 0
     state = writer.restore()
     parallel.told({"path": writer.path, "done": False, "tuning": writer.env["tuning"], "state": state})
     if state is not None:
         notes = training.load(state)
-        zero, kept = notes["zero"], notes["kept"]
+        zero, kept, asked = notes["zero"], notes["kept"], notes["asked"]
         tick(training.epoch)
     grid = measured_epochs(spec.train.epochs, spec.measure.points)
+    full = full_epochs(grid, spec.measure.full_every)
     last_checkpoint = time.monotonic()
     for epoch in training:
-        first_zero = zero < 0 and epoch.fits
+        # As long as it does not fit, one batch mostly says so. When it has once fitted, all points would have to be
+        # asked in every epoch, so from then on the measures count.
+        first_zero = zero < 0 and training.fits()
         if first_zero:
             zero = epoch.number
-        kept += zero >= 0 and epoch.fits
         writer.append([_row(spec, epoch, "epoch_loss", epoch.loss)])
-        if epoch.number in grid or first_zero:
-            told = first_zero or epoch.number in (0, spec.train.epochs)
+        due = epoch.number in grid or first_zero
+        if due:
             with tuned(training.tuning):
-                records, tensors = snapshot.measure(epoch, histograms=told)
+                records, tensors = snapshot.measure(epoch, full=epoch.number in full or first_zero)
+            if zero >= 0:
+                kept, asked = kept + (_error(records) <= spec.train.error_floor), asked + 1
             writer.save_tensors(f"epoch-{epoch.number:06d}", tensors)
             writer.append(records)
             writer.update_env(layers=snapshot.layers, zero_error_epoch=zero)
         if epoch.number == spec.train.epochs:
-            share = kept / (epoch.number - zero + 1) if zero >= 0 else 0.0
-            writer.append([_row(spec, epoch, "zero_error_kept", share)])
-        if epoch.number in grid or first_zero or time.monotonic() - last_checkpoint > CHECKPOINT_SECONDS:
-            writer.checkpoint(training.state(zero=zero, kept=kept))
+            writer.append([_row(spec, epoch, "zero_error_kept", kept / asked if asked else 0.0)])
+        if due or time.monotonic() - last_checkpoint > CHECKPOINT_SECONDS:
+            writer.checkpoint(training.state(zero=zero, kept=kept, asked=asked))
             last_checkpoint = time.monotonic()
         tick(1 if epoch.number else 0)
+
+
+def _error(records: list[Record]) -> float:
+    return next(float(r["value"]) for r in records if (r["metric"], r["split"]) == ("error", "train"))
 
 
 def _row(spec: CollapseSpec, epoch: Epoch, metric: str, value: float) -> dict[str, object]:

@@ -32,8 +32,6 @@ class Epoch:
     step: int
     loss: float
     """Mean training loss over the epoch's steps; nan at epoch 0."""
-    fits: bool
-    """Whether the training error in eval mode is at or below the spec's error floor."""
 
 
 @dataclass
@@ -59,6 +57,7 @@ class Training:
     step: int = 0
     started: bool = False
     optimizer: torch.optim.Optimizer = field(init=False)
+    _hard: int = field(default=0, init=False)
 
     def __post_init__(self) -> None:
         check(self.spec)
@@ -81,10 +80,10 @@ class Training:
         """Yield epoch 0 (unless resumed past it), then run and yield one epoch after another."""
         if not self.started:
             self.started = True
-            yield Epoch(number=0, step=0, loss=math.nan, fits=self.fits())
+            yield Epoch(number=0, step=0, loss=math.nan)
         while self.epoch < self.spec.epochs:
             loss = self._run_epoch()
-            yield Epoch(number=self.epoch, step=self.step, loss=loss, fits=self.fits())
+            yield Epoch(number=self.epoch, step=self.step, loss=loss)
 
     def _run_epoch(self) -> float:
         lr = learning_rate(self.spec, self.epoch)
@@ -134,15 +133,22 @@ class Training:
         return torch.autocast(self.inputs.device.type, dtype=torch.bfloat16)
 
     def fits(self) -> bool:
-        """Training error in eval mode at or below the floor; stops at the first error too many."""
+        """Training error in eval mode at or below the floor; stops at the first error too many.
+
+        Begins with the points that last had one too many: what is hard stays hard, so a network that does not fit is
+        mostly found out by one batch.
+        """
         allowed = self.spec.error_floor * self.labels.numel()
         errors = 0
         training = self.model.training
         self.model.eval()
+        parts = list(zip(self.inputs.split(EVAL_BATCH), self.labels.split(EVAL_BATCH), strict=True))
         with torch.no_grad(), tuned(self.tuning):
-            for inputs, labels in zip(self.inputs.split(EVAL_BATCH), self.labels.split(EVAL_BATCH), strict=True):
+            for number in sorted(range(len(parts)), key=lambda i: i != self._hard):
+                inputs, labels = parts[number]
                 errors += int((self.model(inputs).argmax(-1) != labels).sum())
                 if errors > allowed:
+                    self._hard = number
                     break
         self.model.train(training)
         return errors <= allowed
