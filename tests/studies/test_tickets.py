@@ -22,6 +22,7 @@ from nucleate.studies import tickets
 from nucleate.studies.ladder import arms as arms_module
 from nucleate.studies.ladder import masks as rungs
 from nucleate.studies.ladder.arms import Arms, matching_width
+from nucleate.studies.ladder.critical import critical_density
 from nucleate.studies.ladder.task import Task
 from nucleate.studies.ladder.verdict import Level, interval, ladder_table, levels
 
@@ -107,6 +108,26 @@ class TestCounts:
             masks = after
 
 
+class TestCriticalDensity:
+    def test_of_sizes_is_where_the_largest_weight_of_some_layer_is_the_next_to_go(self) -> None:
+        arms = setting(small())
+        sizes = {name: w.abs() for name, w in rungs.prunable(arms.dense).items()}
+        smallest = min(float(w.max()) for w in sizes.values())
+        exact = sum(int((w >= smallest).sum()) for w in sizes.values()) - 1
+        total = sum(w.numel() for w in sizes.values())
+        found = critical_density(arms, "magnitude") * total
+        assert exact / 1.02 - 1 <= found <= exact
+
+    def test_synflow_empties_no_layer_long_after_sizes_do(self) -> None:
+        arms = setting(small())
+        assert critical_density(arms, "synflow") < critical_density(arms, "magnitude") / 2
+
+    def test_it_is_recorded_for_every_score(self, tmp_path: Path) -> None:
+        run = climb(small(ladder={"rounds": 0, "at_init": ("snip", "random"), "critical": True}), tmp_path)
+        rows = {r["arm"]: r["value"] for r in run.select(metric="critical_density")}
+        assert rows.keys() == {"snip-init", "random-init"} and all(0 < value < 0.5 for value in rows.values())
+
+
 def halves(net: torch.nn.Module) -> Masks:
     """Masks that keep every second weight."""
     weights = rungs.prunable(net).items()
@@ -188,7 +209,7 @@ class TestLadder:
     def test_the_minimum_is_paid_for_on_validation_points_only(self, finished: Run) -> None:
         data = load(small().data)
         task = Task.of(data, 40, 0)
-        rows = {tuple(x.flatten().tolist()) for x in task.validation_inputs}
+        rows = {tuple(x.flatten().tolist()) for x in task.validation.inputs}
         assert len(task.inputs) == 160
         assert not rows & {tuple(x.flatten().tolist()) for x in task.inputs}
 

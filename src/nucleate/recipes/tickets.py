@@ -28,6 +28,26 @@ def digits_lenet() -> TicketsSpec:
     )
 
 
+AT_INIT = ("snip", "grasp", "synflow", "magnitude", "random")
+"""Scores of the untrained network that "pruning before training" compares."""
+
+
+def digits_init() -> TicketsSpec:
+    """Pruning before training on the digits: SNIP, GraSP, SynFlow, magnitude, random, with both ablations; minutes."""
+    spec = digits_lenet()
+    ladder = replace(
+        spec.ladder, controls=("reinit",), control_levels=(7, 11, 13), at_init=AT_INIT, ablations=True, critical=True
+    )
+    return replace(spec, recipe="digits-init", ladder=ladder)
+
+
+def lenet_300_100_init() -> TicketsSpec:
+    """Pruning before training on MNIST: LeNet-300-100, five scores of the untrained network, with both ablations."""
+    spec = lenet_300_100()
+    ladder = replace(spec.ladder, control_levels=(8, 9), at_init=AT_INIT, ablations=True, critical=True)
+    return replace(spec, recipe="lenet-300-100-init", ladder=ladder)
+
+
 def lenet_300_100() -> TicketsSpec:
     """LeNet-300-100 on MNIST as in the paper, shortened to 8,253 iterations; minutes a seed."""
     return TicketsSpec(
@@ -72,8 +92,10 @@ def _conv(depth: int, lr: float, epochs: int, remove: float) -> Callable[[], Tic
 
 RECIPES: dict[str, Callable[[], TicketsSpec]] = {
     "digits-lenet": digits_lenet,
+    "digits-init": digits_init,
     "lenet-300-100": lenet_300_100,
     "lenet-300-100-full": lenet_300_100_full,
+    "lenet-300-100-init": lenet_300_100_init,
     "conv-2": _conv(2, 2e-4, 27, 0.1),
     "conv-4": _conv(4, 3e-4, 34, 0.1),
     "conv-6": _conv(6, 3e-4, 40, 0.15),

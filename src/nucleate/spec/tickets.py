@@ -53,6 +53,8 @@ class LadderSpec:
     """Scores by which the untrained network is pruned too, globally, to the ticket's number of weights."""
     ablations: bool = False
     """Each mask of `at_init` also shuffled within layers, and with fresh weights (Frankle et al. 2021)."""
+    critical: bool = False
+    """Also find the density at which each score of `at_init` first leaves a layer empty."""
 
 
 @dataclass(frozen=True, kw_only=True)

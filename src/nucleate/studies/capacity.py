@@ -18,6 +18,7 @@ from nucleate.runs.sweep import Tick
 from nucleate.spec import CapacitySpec
 from nucleate.studies.ladder.task import right
 from nucleate.studies.setting import prepare
+from nucleate.training.held import HeldOut
 from nucleate.training.steps import StepTraining
 from nucleate.training.subspace import Subspace
 
@@ -85,7 +86,7 @@ def _trained(spec: CapacitySpec, data: Dataset, tuning: Tuning, kind: str, dimen
         model, data.train_inputs, data.train_labels, data.num_classes, train, tuning, seed=spec.seed
     )
     training.run(training.horizon)
-    correct = right(training.logits(data.test_inputs), data.test_labels)
+    correct = right(training.logits(HeldOut(data.test_inputs)), data.test_labels)
     return {
         "study": spec.study,
         "seed": spec.seed,

@@ -21,6 +21,7 @@ from nucleate.runs.sweep import Tick
 from nucleate.spec import LadderSpec, TicketsSpec
 from nucleate.studies.ladder import portrait
 from nucleate.studies.ladder.arms import TICKET, Arms
+from nucleate.studies.ladder.critical import critical_density
 from nucleate.studies.ladder.masks import next_masks, prunable, total_count
 from nucleate.studies.ladder.progress import Progress, pack_progress, unpack_progress
 from nucleate.studies.ladder.task import Job, Outcome, Task
@@ -230,6 +231,11 @@ class _Ladder:
                     rows.append({**base, "step": step, "split": "validation", "metric": metric, "value": value})
         if job.arm == TICKET:
             rows += [{**base, "step": outcome.steps[-1], **row} for row in self._portrait(job, outcome)]
+            if not job.level and self.spec.ladder.critical:
+                for method in self.spec.ladder.at_init:
+                    value = critical_density(self.arms[job.seed], method)
+                    found = {"arm": f"{method}-init", "split": "", "metric": "critical_density", "value": value}
+                    rows.append({**base, "step": 0, **found})
         self.writer.append(rows)
 
     def _density(self, level: int, job: Job) -> float:
@@ -249,6 +255,8 @@ class _Ladder:
             # Measures of single layers are charted side by side: the layer is what tells their curves apart.
             where = {"layer": layer} if split else {"part": layer or "all"}
             yield {"metric": metric, "split": split, "value": value, **where}
+        for moment, position, value in portrait.weight_histograms(job.masks, arms.initial, outcome.weights):
+            yield {"metric": "histogram", "split": "", "value": value, "part": moment, "position": position}
         inputs_kept = portrait.input_counts(job.masks, self.shape) if job.level == self.spec.ladder.rounds else None
         for row, counts in enumerate(inputs_kept.flip(0).tolist() if inputs_kept is not None else []):
             for column, count in enumerate(counts):

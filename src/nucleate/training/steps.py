@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from nucleate.machine.tuning import Tuning, tuned
 from nucleate.pruning.masks import Masks
 from nucleate.spec import TrainSpec
-from nucleate.training.loop import EVAL_BATCH, batches, check, learning_rate, loss_of, make_optimizer
+from nucleate.training.held import HeldOut
+from nucleate.training.loop import batches, check, learning_rate, loss_of, make_optimizer
 from nucleate.training.rewind import RewindPoint
 
 
@@ -108,12 +109,11 @@ class StepTraining:
         return loss.detach()
 
     @torch.no_grad()
-    def logits(self, inputs: Tensor) -> Tensor:
+    def logits(self, points: HeldOut) -> Tensor:
         """Outputs (N, C) in eval mode, on the CPU."""
         self.model.eval()
         with tuned(self.tuning):
-            parts = [self.model(x.to(self.spec.device)).float().cpu() for x in inputs.split(EVAL_BATCH)]
-        return torch.cat(parts)
+            return points.logits(self.model)
 
     def snapshot(self) -> RewindPoint:
         """The full state now, to come back to."""

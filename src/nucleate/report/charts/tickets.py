@@ -41,6 +41,25 @@ SECTIONS = (
         ),
     ),
     Section(
+        id="tickets-critical",
+        study="tickets",
+        title="Pruning before training: when a layer is empty",
+        caption="The largest density at which a score of the untrained network leaves a layer without weights: the "
+        "further down, the safer.",
+        optional=True,
+        charts=(
+            Chart(
+                title="Density at which the first layer is empty",
+                metric="critical_density",
+                x="arm",
+                x_label="score of the untrained network",
+                y_label="share of weights remaining",
+                split="",
+                log_y=True,
+            ),
+        ),
+    ),
+    Section(
         id="tickets-curves",
         study="tickets",
         title="Learning curves by level",
@@ -80,6 +99,22 @@ SECTIONS = (
             _ladder("Overlap by chance", "overlap_chance", "Jaccard", split=""),
             _ladder("Distance travelled", "distance", "|w - w0| / |w0|", split=""),
             _ladder("Weights on live paths", "live_share", "share of kept weights", split=""),
+            *(
+                Chart(
+                    title=title,
+                    metric="histogram",
+                    x="position",
+                    x_label="weight in units of its layer's initial deviation",
+                    y_label="density",
+                    by=("level",),
+                    split="",
+                    where=(("part", moment),),
+                )
+                for title, moment in (
+                    ("Kept weights as they were drawn", "start"),
+                    ("Kept weights after training", "end"),
+                )
+            ),
             Chart(
                 title="Surviving inputs at the last level",
                 metric="input_weights",

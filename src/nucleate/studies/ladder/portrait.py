@@ -15,6 +15,10 @@ from nucleate.training.chain import layers_of
 NC = ("nc1", "nc2_equinorm", "nc2_equiangle", "nc3", "nc4")
 """Measures of collapse that are followed along the ladder."""
 
+HISTOGRAM_REACH = 4.0
+HISTOGRAM_BINS = 32
+"""Weights are counted in bins of a quarter of their layer's initial deviation, the outermost ones open."""
+
 Value = tuple[str, str, str, float]
 """Metric, layer, split, value."""
 
@@ -45,6 +49,34 @@ def portrait(
     if live is not None:
         values.append(("live_share", "", "", live / max(1, masks.kept)))
     return values
+
+
+def weight_histograms(
+    masks: Masks, initial: Mapping[str, Tensor], trained: Mapping[str, Tensor]
+) -> list[tuple[str, float, float]]:
+    """How the kept weights are distributed at the start and at the end: (moment, middle of the bin, density).
+
+    All layers together, each weight in units of its layer's initial standard deviation about zero (over all weights,
+    kept or not); a density integrates to 1.
+
+    >>> w = {"w": torch.tensor([1.0, -1.0, 1.0, 1.0])}
+    >>> rows = weight_histograms(Masks({"w": torch.tensor([1, 0, 0, 0])}), w, {"w": 2 * w["w"]})
+    >>> [row for row in rows if row[2]]
+    [('start', 1.125, 4.0), ('end', 2.125, 4.0)]
+    """
+    rows = []
+    width = 2 * HISTOGRAM_REACH / HISTOGRAM_BINS
+    for moment, weights in (("start", initial), ("end", trained)):
+        counts = torch.zeros(HISTOGRAM_BINS, dtype=torch.float64)
+        for name, mask in masks.items():
+            scale = float(initial[name].double().square().mean().sqrt()) or 1.0
+            units = weights[name][mask.bool()].double() / scale
+            bins = ((units + HISTOGRAM_REACH) / width).floor().clamp(0, HISTOGRAM_BINS - 1).long()
+            counts += torch.bincount(bins, minlength=HISTOGRAM_BINS)
+        density = counts / (max(1, masks.kept) * width)
+        middles = [(i + 0.5) * width - HISTOGRAM_REACH for i in range(HISTOGRAM_BINS)]
+        rows += [(moment, middle, value) for middle, value in zip(middles, density.tolist(), strict=True)]
+    return rows
 
 
 def on_paths(masks: Mapping[str, Tensor], model: nn.Module) -> int | None:

@@ -14,6 +14,7 @@ from nucleate.data import Dataset
 from nucleate.data.sources import generator
 from nucleate.pruning.masks import Masks
 from nucleate.spec import TrainSpec
+from nucleate.training.held import HeldOut
 from nucleate.training.rewind import RewindPoint
 
 
@@ -23,9 +24,9 @@ class Task:
 
     inputs: Tensor
     labels: Tensor
-    validation_inputs: Tensor
+    validation: HeldOut
     validation_labels: Tensor
-    test_inputs: Tensor
+    test: HeldOut
     test_labels: Tensor
     num_classes: int
 
@@ -44,9 +45,9 @@ class Task:
         return cls(
             inputs=data.train_inputs[kept],
             labels=data.train_labels[kept],
-            validation_inputs=data.train_inputs[held],
+            validation=HeldOut(data.train_inputs[held]),
             validation_labels=data.train_labels[held],
-            test_inputs=data.test_inputs,
+            test=HeldOut(data.test_inputs),
             test_labels=data.test_labels,
             num_classes=data.num_classes,
         )

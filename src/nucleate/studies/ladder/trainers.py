@@ -70,7 +70,7 @@ def train_by_steps(
         if stop > outcome.steps[-1] and (stop % every == 0 or stop in horizons):
             _look(outcome, training, task)
         if stop in horizons:
-            now = right(training.logits(task.test_inputs), task.test_labels)
+            now = right(training.logits(task.test), task.test_labels)
             outcome.best = _right_at_best(outcome, training, task)
             outcome.judge(horizons[stop], now)
         save(outcome, training)
@@ -80,7 +80,7 @@ def train_by_steps(
 
 
 def _look(outcome: Outcome, training: StepTraining, task: Task) -> None:
-    logits = training.logits(task.validation_inputs)
+    logits = training.logits(task.validation)
     if outcome.see(training.step, logits, task.validation_labels):
         outcome.best_weights = {k: v.detach().clone() for k, v in training.model.state_dict().items()}
 
@@ -89,7 +89,7 @@ def _right_at_best(outcome: Outcome, training: StepTraining, task: Task) -> np.n
     """Which test points the network of the smallest validation loss classifies right; the training is left as it is."""
     now = {k: v.detach().clone() for k, v in training.model.state_dict().items()}
     training.model.load_state_dict(outcome.best_weights)
-    found = right(training.logits(task.test_inputs), task.test_labels)
+    found = right(training.logits(task.test), task.test_labels)
     training.model.load_state_dict(now)
     return found
 
@@ -111,7 +111,7 @@ def train_stacked(jobs: Sequence[Job], task: Task, tuning: Tuning, *, tick: Tick
     for epoch in stack:
         spent, begun = time.process_time() - begun, time.process_time()
         running = [r for r in range(len(jobs)) if epoch.number <= jobs[r].spec.epochs]
-        logits, test = stack.logits(task.validation_inputs), stack.logits(task.test_inputs)
+        logits, test = stack.logits(task.validation.inputs), stack.logits(task.test.inputs)
         for r in running:
             outcome, job = outcomes[r], jobs[r]
             outcome.seconds += spent / len(running)
