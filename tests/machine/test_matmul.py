@@ -29,6 +29,16 @@ def test_a_route_that_loses_digits_is_not_taken(monkeypatch):
         matmul.medium_keeps_float32.cache_clear()
 
 
+@pytest.mark.parametrize(("exact", "faster"), [(True, False), (False, True), (True, True)])
+def test_a_route_is_taken_where_it_is_exact_and_faster(monkeypatch, exact, faster):
+    monkeypatch.setattr(matmul, "medium_keeps_float32", lambda device: exact)
+    monkeypatch.setattr(matmul, "medium_is_faster", lambda device: faster)
+    before = torch.get_float32_matmul_precision()
+    with matmul.fast_matmul() as route:
+        assert route == torch.get_float32_matmul_precision() == ("medium" if exact and faster else before)
+    assert torch.get_float32_matmul_precision() == before
+
+
 def test_products_inside_keep_float32(monkeypatch):
     g = torch.Generator().manual_seed(5)
     a, b = torch.randn(300, 700, generator=g), torch.randn(700, 30, generator=g)

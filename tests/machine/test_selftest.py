@@ -101,7 +101,9 @@ def test_measuring_changes_nothing_global_and_gives_sane_numbers():
     assert before[:2] == (torch.get_num_threads(), torch.get_float32_matmul_precision())
     assert torch.equal(before[2], torch.get_rng_state())
     assert test.cores == len(os.sched_getaffinity(0)) and test.torch == torch.__version__
-    assert all(value > 0 for name, value in asdict(test).items() if name.endswith("gain"))
+    gains = {name: value for name, value in asdict(test).items() if name.endswith("gain")}
+    assert (gains.pop("bf16_gain") > 0) == tuning.bf16_is_native()
+    assert all(value > 0 for value in gains.values())
 
 
 def test_what_cannot_be_replayed_is_refused(monkeypatch):

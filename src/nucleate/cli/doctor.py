@@ -60,7 +60,12 @@ def _lines(test: SelfTest) -> list[str]:
         line("torch's other float32 product", test.matmul, test.matmul_gain, f"error {test.matmul_error:.1e}"),
         line("fused optimizer step", test.fused, test.fused_gain),
         line("channels_last for convolutions", test.channels_last, test.channels_last_gain),
-        line("bfloat16 and channels_last for convolutions", test.bf16, test.bf16_gain),
+        line(
+            "bfloat16 and channels_last for convolutions",
+            test.bf16,
+            test.bf16_gain,
+            "" if test.bf16_gain else "not measured: this processor only emulates bfloat16",
+        ),
         line(
             "threads of a run alone",
             f"{test.threads}",

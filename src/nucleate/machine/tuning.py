@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import torch
 
-from nucleate.machine.matmul import fast_matmul, medium_keeps_float32
+from nucleate.machine.matmul import bf16_is_native, matmul_route, medium_keeps_float32
 from nucleate.machine.selftest import self_test
 
 
@@ -70,17 +70,6 @@ def replay_tuning(stored: Mapping[str, Any], *, device: str = "cpu") -> Tuning:
     return tuning
 
 
-def bf16_is_native(device: str = "cpu") -> bool:
-    """Whether the device multiplies bfloat16 numbers in hardware.
-
-    >>> isinstance(bf16_is_native(), bool)
-    True
-    """
-    if device != "cpu":
-        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
-
-
 @contextmanager
 def tuned(tuning: Tuning) -> Iterator[None]:
     """Threads and matrix-product route of a tuning, put back at the end."""
@@ -88,7 +77,7 @@ def tuned(tuning: Tuning) -> Iterator[None]:
     torch.set_num_threads(tuning.threads)
     try:
         if tuning.matmul == "fast":
-            with fast_matmul():
+            with matmul_route("medium"):
                 yield
         else:
             yield
