@@ -1,4 +1,4 @@
-"""Networks that cannot be stacked, trained one after another in each epoch: the face of a `Stack`."""
+"""Many trainings, an epoch of each in turn: stacked where that pays, alone where it does not; the face of a `Stack`."""
 
 from __future__ import annotations
 
@@ -9,58 +9,103 @@ import torch
 from torch import Tensor
 
 from nucleate.machine.tuning import Tuning, tuned
-from nucleate.training import Replica, StackEpoch, Training
+from nucleate.training import Replica, Stack, StackEpoch, Training, plan_stacks
+from nucleate.training.plan import stackable
 
 BATCH = 1024
 
 
 class Lockstep:
-    """The replicas' trainings, an epoch of each in turn; for networks that a `Stack` refuses (convolutions).
+    """The replicas in the groups that `plan_stacks` makes: a `Stack` of each; networks that are no chains one by one.
 
     Raises:
-        ValueError: if a replica makes no training.
+        ValueError: if a replica makes no training, or trains for another number of epochs than the others.
     """
 
     def __init__(self, replicas: Sequence[Replica], inputs: Tensor, num_classes: int, tuning: Tuning) -> None:
-        self.replicas, self.tuning = tuple(replicas), tuning
-        self.trainings = [
-            Training(r.model, inputs, r.labels, num_classes, r.spec, tuning, seed=r.seed, masks=r.masks)
-            for r in replicas
+        if len({r.spec.epochs for r in replicas}) > 1:
+            raise ValueError("trainings in lockstep have the same number of epochs")
+        self.groups = plan_stacks(replicas)
+        self.parts: list[Stack | _Alone] = [
+            Stack([replicas[i] for i in group], inputs, num_classes, tuning)
+            if stackable(replicas[group[0]].model)
+            else _Alone(replicas[group[0]], inputs, num_classes, tuning)
+            for group in self.groups
         ]
+        self.places = {
+            index: (part, place) for part, group in enumerate(self.groups) for place, index in enumerate(group)
+        }
         self.epoch = 0
 
     def __iter__(self) -> Iterator[StackEpoch]:
-        """Yield epoch 0 (unless resumed past it), then run and yield one epoch after another."""
-        for epochs in zip(*self.trainings, strict=True):
-            self.epoch = epochs[0].number
-            yield StackEpoch(self.epoch, epochs[0].step, torch.tensor([e.loss for e in epochs], dtype=torch.float64))
+        """Yield epoch 0 (unless resumed past it), then run and yield one epoch after another.
 
-    @torch.no_grad()
+        A stack all of whose networks diverged ends early; the others go on.
+        """
+        running = [iter(part) for part in self.parts]
+        while True:
+            found = [next(part, None) for part in running]
+            going = [epoch for epoch in found if epoch is not None]
+            if not going:
+                return
+            self.epoch = going[0].number
+            losses = torch.full((len(self.places),), torch.nan, dtype=torch.float64)
+            for group, epoch in zip(self.groups, found, strict=True):
+                if epoch is not None:
+                    losses[group] = epoch.losses
+            yield StackEpoch(self.epoch, going[0].step, losses)
+
     def logits(self, inputs: Tensor) -> Tensor:
         """Outputs (R, N, C) of all replicas in eval mode, for inputs (N, ...)."""
-        outputs = []
-        with tuned(self.tuning):
-            for training in self.trainings:
-                model = training.model.eval()
-                parts = [model(x.to(training.spec.device)).float() for x in inputs.split(BATCH)]
-                outputs.append(torch.cat(parts))
-        return torch.stack(outputs)
+        found = [part.logits(inputs) for part in self.parts]
+        return torch.stack(
+            [found[part][place] for part, place in map(self.places.__getitem__, range(len(self.places)))]
+        )
 
     def state_dict(self, replica: int) -> dict[str, Tensor]:
         """The replica's weights and buffers now: copies."""
-        return {k: v.detach().clone() for k, v in self.trainings[replica].model.state_dict().items()}
+        part, place = self.places[replica]
+        return self.parts[part].state_dict(place)
 
     def state(self, **notes: Any) -> bytes:
         """Everything that the next epoch depends on, and the caller's own JSON-able notes."""
-        parts = [training.state(**(notes if i == 0 else {})) for i, training in enumerate(self.trainings)]
+        parts = [part.state(**(notes if i == 0 else {})) for i, part in enumerate(self.parts)]
         return b"".join(len(part).to_bytes(8, "little") + part for part in parts)
 
     def load(self, content: bytes) -> dict[str, Any]:
         """Go on from a state of the same replicas; returns the caller's notes."""
         found: list[dict[str, Any]] = []
-        for training in self.trainings:
+        for part in self.parts:
             size = int.from_bytes(content[:8], "little")
-            found.append(training.load(content[8 : 8 + size]))
+            found.append(part.load(content[8 : 8 + size]))
             content = content[8 + size :]
-        self.epoch = self.trainings[0].epoch
+        self.epoch = max(part.epoch for part in self.parts)
         return found[0]
+
+
+class _Alone:
+    """A training with the face of a stack of one."""
+
+    def __init__(self, replica: Replica, inputs: Tensor, num_classes: int, tuning: Tuning) -> None:
+        self.training = Training(
+            replica.model, inputs, replica.labels, num_classes, replica.spec, tuning, replica.seed, replica.masks
+        )
+        self.state, self.load = self.training.state, self.training.load
+
+    @property
+    def epoch(self) -> int:
+        return self.training.epoch
+
+    def __iter__(self) -> Iterator[StackEpoch]:
+        for epoch in self.training:
+            yield StackEpoch(epoch.number, epoch.step, torch.tensor([epoch.loss], dtype=torch.float64))
+
+    @torch.no_grad()
+    def logits(self, inputs: Tensor) -> Tensor:
+        model = self.training.model.eval()
+        with tuned(self.training.tuning):
+            parts = [model(x.to(self.training.spec.device)).float() for x in inputs.split(BATCH)]
+        return torch.cat(parts).unsqueeze(0)
+
+    def state_dict(self, _: int) -> dict[str, Tensor]:
+        return {k: v.detach().clone() for k, v in self.training.model.state_dict().items()}

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from torch import nn
+
 from nucleate.training.chain import layers_of
 from nucleate.training.stacked import Replica
 
@@ -34,12 +36,10 @@ def plan_stacks(replicas: Sequence[Replica]) -> list[list[int]]:
     kinds: dict[Any, list[tuple[int, int]]] = {}
     for index, replica in enumerate(replicas):
         count = sum(p.numel() for p in replica.model.parameters())
-        try:
-            layers = layers_of(replica.model)
-        except ValueError:
+        if not stackable(replica.model):
             alone.append([index])
             continue
-        spec = replica.spec
+        layers, spec = layers_of(replica.model), replica.spec
         if spec.device == "cpu" and count > LARGEST:
             alone.append([index])
             continue
@@ -62,3 +62,16 @@ def plan_stacks(replicas: Sequence[Replica]) -> list[list[int]]:
             own += count
         groups.append(group)
     return sorted(groups + alone)
+
+
+def stackable(model: nn.Module) -> bool:
+    """Whether a network is a chain that a `Stack` trains.
+
+    >>> stackable(nn.Linear(4, 2)), stackable(nn.Conv2d(3, 8, 3))
+    (True, False)
+    """
+    try:
+        layers_of(model)
+    except ValueError:
+        return False
+    return True

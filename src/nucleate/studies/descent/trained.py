@@ -31,7 +31,7 @@ from nucleate.studies.descent.closed import NONE, cell_name
 from nucleate.studies.fits import Value, agreement, fit_values
 from nucleate.studies.lockstep import Lockstep
 from nucleate.studies.points import Points
-from nucleate.training import Replica, Stack
+from nucleate.training import Replica
 
 STACK_BYTES = 12 << 20
 """Weights, gradients and moments of a stack, 16 bytes a parameter, stay within what a core's cache share holds."""
@@ -109,8 +109,7 @@ class Trained:
             self.starts.append(copy.deepcopy(model))
             train = replace(spec.train, epochs=epochs, weight_decay=cell.decay)
             replicas.append(Replica(model=model, labels=self.given[-1], spec=train, seed=seed))
-        kind: type[Stack] | type[Lockstep] = Stack if spec.model.name == "mlp" else Lockstep
-        self.stack: Stack | Lockstep = kind(replicas, points.inputs[: self.samples], data.num_classes, tuning)
+        self.stack = Lockstep(replicas, points.inputs[: self.samples], data.num_classes, tuning)
         self.best: list[Any] = [None] * len(self.members)
         """Validation error and rows at the best epoch so far, of each member."""
 
