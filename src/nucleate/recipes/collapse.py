@@ -16,6 +16,7 @@ def digits_mlp() -> CollapseSpec:
         data=DataSpec(name="digits"),
         model=ModelSpec(name="mlp", width=256, depth=3, batchnorm=True),
         train=TrainSpec(lr=0.1, weight_decay=2e-3, schedule="cosine", epochs=200, batch_size=64, threads=1),
+        measure=MeasureSpec(robustness=500),
     )
 
 
@@ -28,6 +29,7 @@ def mnist_mlp() -> CollapseSpec:
         data=DataSpec(name="mnist"),
         model=ModelSpec(name="mlp", width=256, depth=3, batchnorm=True),
         train=TrainSpec(lr=0.02, weight_decay=5e-4, schedule="cosine", epochs=40, batch_size=256),
+        measure=MeasureSpec(robustness=500),
     )
 
 

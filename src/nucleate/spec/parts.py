@@ -84,7 +84,7 @@ class MeasureSpec:
     full_every: int = 8
     """At every so many of these epochs, at the start, zero error and the end, everything is measured on all points; at
     the others only accuracy, loss, collapse and weights."""
-    light_size: int = 5000
+    light_size: int = 4000
     """Points of each split, evenly over the classes, of the measures at those others."""
     layers: tuple[str, ...] = ()
     """Names or glob patterns of modules; every layer with an output of its own if empty."""
@@ -96,7 +96,7 @@ class MeasureSpec:
     """Points on which neighbour measures are taken."""
     picture: int = 400
     """Training points whose outputs and projections are kept for the report."""
-    robustness: int = 500
+    robustness: int = 300
     """Held-out points on which attacks and corruptions are tried; 0 for none."""
     epsilon: float = 0.1
     """Largest change of an input (L-infinity, in units of the input's full range) of FGSM and PGD."""

@@ -22,6 +22,8 @@ from nucleate.spec import TrainSpec
 from nucleate.training import parallel, state
 
 EVAL_BATCH = 2048
+FIT_BATCH = 512
+"""Points that are asked together whether they fit: few, for the first that does not ends the question."""
 
 
 @dataclass(frozen=True)
@@ -142,7 +144,7 @@ class Training:
         errors = 0
         training = self.model.training
         self.model.eval()
-        parts = list(zip(self.inputs.split(EVAL_BATCH), self.labels.split(EVAL_BATCH), strict=True))
+        parts = list(zip(self.inputs.split(FIT_BATCH), self.labels.split(FIT_BATCH), strict=True))
         with torch.no_grad(), tuned(self.tuning):
             for number in sorted(range(len(parts)), key=lambda i: i != self._hard):
                 inputs, labels = parts[number]
