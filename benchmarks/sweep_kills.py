@@ -1,8 +1,9 @@
 """A sweep killed at random moments: complete at the end, no cell ended twice, records equal to a serial run's.
 
-    python benchmarks/sweep_kills.py [--cells 200] [--kills 20] [--ray]
+    python benchmarks/sweep_kills.py [--cells 200] [--kills 20] [--ray] [--digits]
 
-Every cell is a run folder whose five steps each depend on the one before and are checkpointed. At each random moment
+Every cell is a run folder whose five steps each depend on the one before and are checkpointed; with --digits it is a
+collapse study of a small network on the bundled digits, five epochs with a checkpoint after each. At each random moment
 either a worker or the parent of the sweep gets `kill -9`; a killed parent is started again. With --ray the same cells
 run on a local Ray cluster of two workers, one of which is killed midway. Exit code 1 if anything differs.
 """
@@ -17,6 +18,8 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from nucleate.runs import find_runs, write_run
@@ -50,15 +53,41 @@ def count_up(cell: tuple[Path, int], tick: Tick) -> str:
         return str(writer.path)
 
 
-def sweep(root: Path, cells: int, executor: Executor) -> None:
+def train(cell: tuple[Path, int], tick: Tick) -> str:
+    """A collapse study of STEPS epochs; notes in `ends` that it came to its end."""
+    from nucleate.recipes.collapse import recipe
+    from nucleate.studies import collapse
+
+    root, seed = cell
+    spec = recipe("digits-mlp")
+    spec = replace(
+        spec,
+        seed=seed,
+        model=replace(spec.model, width=16, depth=1),
+        train=replace(spec.train, epochs=STEPS),
+        # 1 log-spaced epoch for each: every epoch is measured and kept.
+        measure=replace(spec.measure, points=2 * STEPS, robustness=20, subsample=50, picture=20),
+    )
+    begun = time.time_ns()
+    path = collapse.run(spec, root=root, threads=1, tick=tick).path
+    if (path / "DONE").stat().st_mtime_ns > begun:
+        with (root / "ends").open("a") as file:
+            file.write(f"{seed}\n")
+    return str(path)
+
+
+CELLS: dict[str, Callable[[tuple[Path, int], Tick], str]] = {"count": count_up, "digits": train}
+
+
+def sweep(root: Path, cells: int, executor: Executor, kind: str) -> None:
     root.mkdir(exist_ok=True)
     work = [(root, seed) for seed in range(cells)]
-    run_cells(count_up, work, sizes=[STEPS] * cells, jobs=2, executor=executor, progress=False)
+    run_cells(CELLS[kind], work, sizes=[STEPS] * cells, jobs=2, executor=executor, progress=False)
 
 
-def start(root: Path, cells: int, executor: str) -> subprocess.Popen[bytes]:
+def start(root: Path, cells: int, executor: str, kind: str) -> subprocess.Popen[bytes]:
     code = f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r}); import sweep_kills as s\n"
-    code += f"from pathlib import Path; s.sweep(Path({str(root)!r}), {cells}, {executor!r})"
+    code += f"from pathlib import Path; s.sweep(Path({str(root)!r}), {cells}, {executor!r}, {kind!r})"
     here = os.pathsep.join([str(Path(__file__).parent), *filter(None, sys.path)])
     return subprocess.Popen([sys.executable, "-c", code], env=os.environ | {"PYTHONPATH": here})
 
@@ -88,9 +117,9 @@ def kill(pid: int) -> None:
         return
 
 
-def killed_sweep(root: Path, cells: int, kills: int, dice: random.Random) -> tuple[int, int]:
+def killed_sweep(root: Path, cells: int, kills: int, dice: random.Random, kind: str) -> tuple[int, int]:
     """Run the sweep to its end through all kills; returns how many hit workers and how many the parent."""
-    process = start(root, cells, "processes")
+    process = start(root, cells, "processes", kind)
     moments = sorted(dice.uniform(0.02, 0.95) * cells for _ in range(kills))
     hits = {"worker": 0, "parent": 0}
     for moment in moments:
@@ -105,15 +134,15 @@ def killed_sweep(root: Path, cells: int, kills: int, dice: random.Random) -> tup
             kill(process.pid)
             process.wait()
             hits["parent"] += 1
-            process = start(root, cells, "processes")
+            process = start(root, cells, "processes", kind)
     if process.wait() != 0:
         raise SystemExit("the sweep ended with an error")
     return hits["worker"], hits["parent"]
 
 
-def ray_sweep(root: Path, cells: int) -> int:
+def ray_sweep(root: Path, cells: int, kind: str) -> int:
     """Run the sweep on Ray and kill one worker midway; returns how many were killed."""
-    process = start(root, cells, "ray")
+    process = start(root, cells, "ray", kind)
     while ended(root) < cells // 2 and process.poll() is None:
         time.sleep(0.01)
     at_work = workers(root, process.pid)
@@ -143,16 +172,18 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--ray", action="store_true", help="also on a local Ray cluster (extra `ray`)")
+    parser.add_argument("--digits", action="store_true", help="cells that train a network")
     args = parser.parse_args(argv)
+    kind = "digits" if args.digits else "count"
     with tempfile.TemporaryDirectory() as folder:
         whole, killed, cluster = (Path(folder) / name for name in ("whole", "killed", "ray"))
-        sweep(whole, args.cells, "serial")
+        sweep(whole, args.cells, "serial", kind)
         begun = time.monotonic()
-        hit = killed_sweep(killed, args.cells, args.kills, random.Random(args.seed))
+        hit = killed_sweep(killed, args.cells, args.kills, random.Random(args.seed), kind)
         print(f"{args.cells} cells, {hit[0]} workers and {hit[1]} parents killed, {time.monotonic() - begun:.0f} s")
         fine = verdict(killed, whole, args.cells)
         if args.ray:
-            count = ray_sweep(cluster, args.cells)
+            count = ray_sweep(cluster, args.cells, kind)
             print(f"{args.cells} cells on Ray, two workers, {count} killed midway")
             fine &= verdict(cluster, whole, args.cells) and count == 1
     return 0 if fine else 1
