@@ -238,7 +238,7 @@ def self_duality(weight: Tensor, centred: Tensor) -> float:
     4.0
     """
     w, m = weight.double(), centred.double()
-    return float((w / torch.linalg.matrix_norm(w) - m / torch.linalg.matrix_norm(m)).square().sum())
+    return float(torch.linalg.vector_norm((w / torch.linalg.vector_norm(w)).sub_(m / torch.linalg.vector_norm(m)))) ** 2
 
 
 def alignment(weight: Tensor, centred: Tensor) -> Tensor:
@@ -247,7 +247,11 @@ def alignment(weight: Tensor, centred: Tensor) -> Tensor:
     >>> alignment(torch.eye(2), torch.ones(2, 2)).tolist()
     [0.7..., 0.7...]
     """
-    return torch.nn.functional.cosine_similarity(weight.double(), centred.double(), dim=1, eps=0.0)
+    w, m = weight.double(), centred.double()
+    cosine: Tensor = torch.linalg.vecdot(w, m) / (
+        torch.linalg.vector_norm(w, dim=1) * torch.linalg.vector_norm(m, dim=1)
+    )
+    return cosine
 
 
 def subspace_overlap(a: Tensor | Frame, b: Tensor | Frame, *, rank: int | None = None) -> float:
@@ -280,7 +284,7 @@ def overlap_with(weight: Frame, cross: Tensor, means: Span) -> float:
     """`subspace_overlap` of a classifier with the span of the centred means, at its rank.
 
     Args:
-        weight: (C, d).
+        weight: (C, d), centred.
         cross: (C, C) inner products of the classifier's rows with the centred means, which spare two long products.
         means: of the same classes.
     """
@@ -288,11 +292,18 @@ def overlap_with(weight: Frame, cross: Tensor, means: Span) -> float:
     rank = min(means.rank, rows, cols)
     if rows > cols or not rank:
         return _overlap(_basis(weight, rank), means.basis)
+    inside = (cross @ means.left) / means.scale
+    if rank == rows - 1:
+        # The rows sum to zero, so all but the last span the same; their Cholesky factor gives a basis at less cost.
+        factor, failed = torch.linalg.cholesky_ex(weight.gram[:-1, :-1])
+        size = factor.diagonal()
+        if not int(failed) and float(size.min()) > 1e-5 * float(size.max()):
+            return _mean_cosine(torch.linalg.solve_triangular(factor, inside[:-1], upper=False))
     values, vectors = torch.linalg.eigh(weight.gram)
     values, vectors = values[-rank:], vectors[:, -rank:]
     if float(values[0]) <= 1e-10 * float(values[-1]):
         return _overlap(_basis(weight, rank), means.basis)
-    return _mean_cosine((vectors / values.sqrt()).T @ ((cross @ means.left) / means.scale))
+    return _mean_cosine((vectors / values.sqrt()).T @ inside)
 
 
 @torch.no_grad()

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from nucleate.geometry import native
 from nucleate.geometry.inputs import block_rows, check_labels, check_pair, unit_rows
 
 
@@ -72,6 +73,14 @@ class Moments:
             bad = (labels < 0) | (labels >= self.num_classes)
             self.rejected += bad.sum()
             labels = labels.clamp(0, self.num_classes - 1)
+        if self.outer is None and not self.unit and native.takes(features):
+            native.class_sums(features, labels, self.sum, self.sumsq, self.count)
+        else:
+            self._add(features, labels)
+        if on_host:
+            self._check_finite()
+
+    def _add(self, features: Tensor, labels: Tensor) -> None:
         for start in range(0, len(features), rows := block_rows(self.dim)):
             x = features[start : start + rows].double()
             y = labels[start : start + rows]
@@ -82,8 +91,6 @@ class Moments:
             self.count.index_add_(0, y, torch.ones_like(y, dtype=torch.float64))
             if self.outer is not None:
                 self.outer.addmm_(x.T, x)
-        if on_host:
-            self._check_finite()
 
     def merge(self, other: Moments) -> None:
         """Add the sums of another shard; the result is that of one pass over both.

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from nucleate.geometry import native
 from nucleate.geometry.conventions import Convention, convention_named
 from nucleate.geometry.inputs import block_rows, check_classifier, check_labels, check_means, check_pair, unit_rows
 from nucleate.geometry.means import Frame, Span, pair_distances, span
@@ -29,7 +30,10 @@ class _Tables:
     means: Tensor
     """(C, d)"""
     columns: Tensor
-    """(d, r), or (d, r + C + 1): V/s, then for few classes the classifier's rows and their mean."""
+    """(d, w): V/s, then for few classes the classifier's rows and their mean; zeros up to a multiple of 8, because
+    products with an odd number of columns run at half the speed."""
+    judging: bool
+    """Whether the classifier's rows are among the columns."""
     gram: Tensor
     """(r, P): T' -> inner products with the centred means."""
     offset: Tensor
@@ -161,19 +165,16 @@ class Projection:
     def _block(self, x: Tensor, y: Tensor, logits: Tensor | None, t: _Tables, buffer: Tensor, found: Found) -> None:
         """Squared lengths of residuals and of T', slack at the own boundary, nearest means and largest logits."""
         rank = self.span.rank
-        thin = t.columns.shape[1] <= SMALL
-        by_rows = t.rows is not None and logits is None and t.columns.shape[1] == rank
-        r, length = _residuals(x, y, t.means, t.rows if by_rows else None, buffer, found["slack"])
+        rows = t.rows if logits is None and not t.judging else None
+        r, length, out = _residuals(x, y, t, rows, buffer, found["slack"])
         found["resid"].copy_(length).square_()
-        # A thin product is faster with the points along its long side.
-        out = (t.columns.T @ r.T).T if thin else r @ t.columns
         inside, products = out[:, :rank], None
         if logits is not None and self.weight is not None:
             mean = logits.mean(1, dtype=torch.float64)
             found["slack"].copy_(logits.gather(1, y[:, None])[:, 0] - mean - self._level[y])
-        elif out.shape[1] > rank:
-            products = out[:, rank:-1]
-            found["slack"].copy_(products.gather(1, y[:, None])[:, 0] - out[:, -1])
+        elif t.judging:
+            products = out[:, rank : rank + self.num_classes]
+            found["slack"].copy_(products.gather(1, y[:, None])[:, 0] - out[:, rank + self.num_classes])
         found["square"].copy_(torch.linalg.vector_norm(inside, dim=1)).square_()
         if logits is not None:
             self._compare(r, inside, products, y, logits, t, found)
@@ -227,11 +228,13 @@ class Projection:
             offset[s.present] = s.frame.gram - s.frame.gram.diagonal() / 2
             w = self.weight
             logits = None if w is None else self.means @ w.T + self.bias
-            if w is not None and s.rank + self.num_classes < SMALL:
+            judging = w is not None and s.rank + self.num_classes < SMALL
+            if w is not None and judging:
                 columns = torch.cat([columns, w.T, w.mean(0)[:, None]], 1)
             self._tables[dtype] = _Tables(
-                means=self.means.to(dtype),
-                columns=columns.T.to(dtype).contiguous().T,
+                means=self.means.to(dtype).contiguous(),
+                columns=native.padded(columns.to(dtype)),
+                judging=judging,
                 gram=gram.to(dtype),
                 offset=offset.to(dtype),
                 radius=self._radius(logits).to(dtype),
@@ -327,23 +330,36 @@ class Projection:
 
 
 def _residuals(
-    x: Tensor, y: Tensor, means: Tensor, rows: Tensor | None, buffer: Tensor, slack: Tensor
-) -> tuple[Tensor, Tensor]:
-    """Points minus their means, in the buffer, and the lengths; with `rows` the product with each point's row as slack.
+    x: Tensor, y: Tensor, t: _Tables, rows: Tensor | None, buffer: Tensor, slack: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Points minus their means, in the buffer; their lengths; their products with the columns.
 
-    Residuals of float32 points against float32 means are exact where the two are close (Sterbenz).
+    With `rows` the product with each point's row goes to `slack`. Residuals of float32 points against float32 means are
+    exact where the two are close (Sterbenz).
     """
     r = buffer[: len(x)]
+    thin = t.columns.shape[1] <= SMALL
+    if native.takes(x):
+        length = x.new_empty(len(x))
+        along = None if rows is None else x.new_empty(len(x), dtype=torch.float64)
+        out = native.residuals(
+            x, y, t.means, rows=rows, columns=t.columns if thin else None, residual=r, length=length, slack=along
+        )
+        if along is not None:
+            slack.copy_(along)
+        return r, length, r @ t.columns if out is None else out
     if rows is None:
-        torch.sub(x, torch.index_select(means, 0, y, out=r), out=r)
-        return r, torch.linalg.vector_norm(r, dim=1)
-    length = x.new_empty(len(x))
-    # In blocks that stay in cache.
-    step = block_rows(x.shape[1])
-    for start in range(0, len(x), step):
-        part = slice(start, start + step)
-        here = torch.index_select(means, 0, y[part], out=r[part])
-        torch.sub(x[part], here, out=here)
-        torch.linalg.vector_norm(here, dim=1, out=length[part])
-        slack[part] = torch.linalg.vecdot(here, rows.index_select(0, y[part]))
-    return r, length
+        torch.sub(x, torch.index_select(t.means, 0, y, out=r), out=r)
+        length = torch.linalg.vector_norm(r, dim=1)
+    else:
+        length = x.new_empty(len(x))
+        # In blocks that stay in cache.
+        step = block_rows(x.shape[1])
+        for start in range(0, len(x), step):
+            part = slice(start, start + step)
+            here = torch.index_select(t.means, 0, y[part], out=r[part])
+            torch.sub(x[part], here, out=here)
+            torch.linalg.vector_norm(here, dim=1, out=length[part])
+            slack[part] = torch.linalg.vecdot(here, rows.index_select(0, y[part]))
+    # A thin product is faster with the points along its long side.
+    return r, length, (t.columns.T @ r.T).T if thin else r @ t.columns

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import math
+import mmap
 from collections.abc import Iterable, Iterator, Mapping, Sized
 from pathlib import Path
 from typing import Any
@@ -127,16 +129,33 @@ class Subsample:
         return torch.from_numpy(taken[self._index[taken].argsort()])
 
 
+SLAB = 64 << 20
+"""Bytes of memory that a cache asks for at once."""
+
+
 class MemoryCache:
-    """Features of one layer in main memory."""
+    """Features of one layer in main memory.
+
+    They lie in slabs of their own: the first touch of a small page costs as much as the copy into it, so large pages
+    are asked for, and between copies that stay the heap could not use a forward pass's memory again.
+    """
 
     def __init__(self) -> None:
         self._parts: list[Tensor] = []
+        self._slab = torch.empty(0, dtype=torch.uint8)
 
     def add(self, h: Tensor) -> None:
         """Keep a copy of (N, d) features."""
-        part = h.to("cpu", copy=True) if h.device.type != "cpu" else h.clone()
-        self._parts.append(part)
+        size = h.numel() * h.element_size()
+        if not size:
+            self._parts.append(h.cpu())
+            return
+        if size > len(self._slab):
+            self._slab = _slab(max(size, SLAB))
+        part = self._slab[:size].view(h.dtype).view(h.shape)
+        # The next part begins at a cache line.
+        self._slab = self._slab[-(-size // 64) * 64 :]
+        self._parts.append(part.copy_(h.detach()))
 
     def __iter__(self) -> Iterator[Tensor]:
         return iter(self._parts)
@@ -163,17 +182,30 @@ class DiskCache:
 
     def __iter__(self) -> Iterator[Tensor]:
         self._file.close()
-        start = 0
-        for shape in self._parts:
-            size = shape[0] * shape[1] * self._dtype.itemsize
-            raw = torch.from_numpy(np.fromfile(self._path, dtype=np.uint8, count=size, offset=start))
-            start += size
-            yield raw.view(self._dtype).view(shape)
+        sizes = [math.prod(shape) * self._dtype.itemsize for shape in self._parts]
+        # Each batch takes the place of the one before it.
+        buffer = torch.empty(max(sizes, default=0), dtype=torch.uint8)
+        with self._path.open("rb", buffering=0) as file:
+            for shape, size in zip(self._parts, sizes, strict=True):
+                part = buffer[:size]
+                view = memoryview(part.numpy())
+                while len(view) and (read := file.readinto(view)):
+                    view = view[read:]
+                if len(view):
+                    raise OSError(f"{self._path} ends {len(view)} bytes early; was it cut short?")
+                yield part.view(self._dtype).view(shape)
 
     def close(self) -> None:
         """Close and remove the file."""
         self._file.close()
         self._path.unlink(missing_ok=True)
+
+
+def _slab(size: int) -> Tensor:
+    memory = mmap.mmap(-1, size)
+    if hasattr(mmap, "MADV_HUGEPAGE"):
+        memory.madvise(mmap.MADV_HUGEPAGE)
+    return torch.frombuffer(memory, dtype=torch.uint8)
 
 
 class _Pair:
