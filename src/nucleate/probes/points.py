@@ -188,7 +188,7 @@ class DiskCache:
         with self._path.open("rb", buffering=0) as file:
             for shape, size in zip(self._parts, sizes, strict=True):
                 part = buffer[:size]
-                view = memoryview(part.numpy())
+                view = memoryview(part.numpy().data)
                 while len(view) and (read := file.readinto(view)):
                     view = view[read:]
                 if len(view):
