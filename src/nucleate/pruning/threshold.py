@@ -2,8 +2,8 @@
 
 Floating-point numbers of one sign sort like their bit patterns, so the k-th largest is found digit by digit:
 a histogram of the leading bits, tensor by tensor and block by block, tells in which bin it lies; then the
-next bits of the entries in that bin; and so on. Counts are Python integers and int64, so there is no limit
-on the number of entries.
+next bits of the entries in that bin; and so on. Counts are int64, so memory is the only limit on the number of
+entries.
 """
 
 from __future__ import annotations
@@ -94,20 +94,21 @@ def descend(histogram: Callable[[int | None, int, int], Tensor], k: int, kind: t
     """Find the k-th largest key from histograms of its digits, most significant first; how many are kept of how many.
 
     `histogram(prefix, shift, bits)` counts, among the keys whose leading digits are `prefix` (all, if none), the
-    next `bits` bits above `shift`. Only these counts are added, as Python integers.
+    next `bits` bits above `shift`. Only these counts are added, in int64.
     """
     digits = _DIGITS[kind]
     remaining, prefix, shift = k, None, sum(digits)
     for bits in digits:
         shift -= bits
-        counts = histogram(prefix, shift, bits).tolist()
-        for digit in range(len(counts) - 1, -1, -1):
-            if remaining <= counts[digit]:
-                break
-            remaining -= counts[digit]
-        else:
-            raise ValueError(f"cannot keep {k} entries: there are {k - remaining}")
-        ties = counts[digit]
+        counts = histogram(prefix, shift, bits).cpu().numpy()
+        # Entries in a bin and all above it; the first bin from the top that has enough is the one.
+        above = counts[::-1].cumsum()
+        place = int(np.searchsorted(above, remaining))
+        if place == len(above):
+            raise ValueError(f"cannot keep {k} entries: there are {k - remaining + int(above[-1])}")
+        digit = len(counts) - 1 - place
+        ties = int(counts[digit])
+        remaining -= int(above[place]) - ties
         prefix = digit if prefix is None else (prefix << bits) | digit
     assert prefix is not None
     # Back from the unsigned reading, in which the sign bit was flipped, to the key.
