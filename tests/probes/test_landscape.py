@@ -51,6 +51,40 @@ def dense(net: nn.Module, x: Tensor, y: Tensor) -> Tensor:
     return torch.cat(rows)
 
 
+def test_the_spectrum_is_that_of_the_dense_hessian() -> None:
+    x, y = draw(50, 20), draw(50, 1, seed=1)
+    net = nn.Linear(20, 1, bias=False).double()
+    values = torch.linalg.eigvalsh(2 * x.T @ x / 50)
+    h = Hessian(net, x, y, loss=nn.MSELoss())
+    places, weights = h.spectrum(probes=100, steps=20)
+    torch.testing.assert_close(places.view(20, 100), values[:, None].expand(20, 100), rtol=1e-8, atol=1e-10)
+    # A share of a chi-squared: mean 1 / 20, standard deviation about sqrt(2) / 20.
+    assert float((weights.view(20, 100).sum(1) * 20 - 1).abs().max()) < 4 * math.sqrt(2 / 100)
+    few, own = h.spectrum(probes=1, steps=5, seed=3)
+    start = torch.randn(20, generator=Generator().manual_seed(3), dtype=torch.float64)
+    start /= start.norm()
+    for power in range(10):
+        moment = start @ torch.linalg.matrix_power(2 * x.T @ x / 50, power) @ start
+        assert float((own * few**power).sum()) == pytest.approx(float(moment), rel=1e-8)
+
+
+def test_the_spectrum_of_surviving_weights_and_of_a_network() -> None:
+    net, x, y = small()
+    h = Hessian(net, x, y)
+    places, weights = h.spectrum(probes=50, steps=40)
+    assert float(weights.sum()) == pytest.approx(1.0)
+    whole = dense(net, x, y)
+    trace, second = float(whole.diagonal().sum()), float(whole.square().sum())
+    assert float((weights * places).sum()) * h.size == pytest.approx(trace, abs=4 * math.sqrt(2 * second / 50))
+    with pytest.raises(ValueError, match="at least 1"):
+        h.spectrum(steps=0)
+    net = nn.Linear(3, 1, bias=False).double()
+    x = torch.eye(3, dtype=torch.float64) * torch.tensor([1.0, 2.0, 3.0])
+    masks = {"weight": torch.tensor([[1, 0, 1]])}
+    kept = Hessian(net, x, torch.zeros(3, 1).double(), loss=nn.MSELoss(reduction="sum"), masks=masks)
+    assert kept.spectrum(probes=1)[0].tolist() == pytest.approx([2.0, 18.0])
+
+
 def test_least_squares_has_the_covariance_as_hessian() -> None:
     x, y = draw(50, 20), draw(50, 1, seed=1)
     net = nn.Linear(20, 1, bias=False).double()
