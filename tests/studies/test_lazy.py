@@ -92,3 +92,19 @@ def test_nonsense_is_refused(tmp_path: Path) -> None:
     ):
         with pytest.raises(ValueError, match=message):
             run(replace(SMALL, **change), root=tmp_path)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("width", [5, 4096])
+def test_descent_is_that_of_autograd(width: int) -> None:
+    generator = torch.Generator().manual_seed(0)
+    x, y = (torch.randn(150, size, generator=generator, dtype=torch.float64) for size in (6, 3))
+    net = draw(6, width, 3, generator)
+    net.first, net.second = net.first.double(), net.second.double()
+    own = [w.clone().requires_grad_() for w in (net.first, net.second)]
+    for _ in range(3):
+        loss = ((2 / width) ** 0.5 * (x @ own[0]).relu() @ own[1] - y).square().sum() / (2 * len(x))
+        with torch.no_grad():
+            for w, g in zip(own, torch.autograd.grad(loss, own), strict=True):
+                w -= 0.3 * g
+    net.train(x, y, steps=3, rate=0.3)
+    torch.testing.assert_close([net.first, net.second], [w.detach() for w in own], rtol=1e-9, atol=1e-12)

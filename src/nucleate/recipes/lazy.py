@@ -10,7 +10,7 @@ from nucleate.spec import DataSpec, LazySpec
 
 def digits() -> LazySpec:
     """Widths 16 to 4,096 on 500 digits; twenty core-seconds a seed."""
-    return LazySpec(recipe="digits")
+    return LazySpec(recipe="digits", steps=1000)
 
 
 def digits_quick() -> LazySpec:
