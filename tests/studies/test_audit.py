@@ -55,15 +55,25 @@ def test_from_run_folders(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
                 {"seed": seed, "metric": m, "split": s, "layer": "", "width": w, "epoch": e, "value": v}
                 for w in (8, 16)
                 for e in (0, 5)
-                for m, s, v in (("error", "train", 0.0), ("error", "test", lr + w / 100), ("norm", "", lr * w + e))
+                for m, s, v in (
+                    ("error", "train", 0.0),
+                    ("error", "test", lr + w / 100),
+                    ("norm", "", lr * w + e),
+                    ("anti", "", -lr * w),
+                )
             ]
             (folder / "records.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
     found = models(find_runs(tmp_path))
-    assert len(found) == 4 and all(set(m.measures) == {"norm"} for m in found)
+    assert len(found) == 4 and all(set(m.measures) == {"norm", "anti"} for m in found)
     assert {dict(m.config)["train.lr"] for m in found} == {0.1, 0.2}
     assert main(["audit", str(tmp_path)]) == 0
     assert "norm" in capsys.readouterr().out
     assert main(["audit"]) == 2
+    assert main(["audit", str(tmp_path), "--report", str(tmp_path / "audit.html")]) == 0
+    text = (tmp_path / "audit.html").read_text().partition('id="audit"')[2].partition("</section>")[0]
+    assert '<th scope="row">norm</th><td class="number">4</td><td class="number">0.91</td>' in text
+    assert "4 models; gap" in text and text.count("<td>ranks backwards</td>") == 1, "anti alone ranks backwards"
+    assert main(["audit", str(tmp_path), "--report", str(tmp_path / "no" / "a.html")]) == 2
     (tmp_path / "one").mkdir()
     (tmp_path / "one" / "spec.toml").write_text('study = "demo"\nseed = 0\n')
     with pytest.raises(ValueError, match="these runs hold 0"):

@@ -35,13 +35,20 @@ READING = (
 
 
 def page(
-    runs: Sequence[Run], out: Path, *, verdicts: Sequence[Mapping[str, Any]] = (), projection: Projection = "pca"
+    runs: Sequence[Run],
+    out: Path,
+    *,
+    verdicts: Sequence[Mapping[str, Any]] = (),
+    audit: Mapping[str, Any] | None = None,
+    projection: Projection = "pca",
 ) -> Path:
     """Write one self-contained HTML page of runs and return its path.
 
     Curves of all runs share their axes (seeds of one spec as mean and 95 % interval); pictures show one chosen run.
     A run that is not finished is shown as far as it went. `verdicts` are rows of claims: id, sentence, source,
     criterion, verdict, clauses (name, effect, low, high, bound, direction, unit), control, seeds, seconds, figure.
+    `audit` is what `nucleate audit` found: facts and reading (text), rows (measure, models, tau, sign_error, worst,
+    where, backwards).
 
     Raises:
         ValueError: without a run, for a damaged run, for an unknown projection or one whose library is missing.
@@ -49,7 +56,8 @@ def page(
     check_projection(projection)
     found = views(runs)
     trained = along_epochs(found)
-    sections = _sections(found, trained, verdicts)
+    always = {"about"} | ({"verdicts"} if verdicts else set()) | ({"audit"} if audit else set())
+    sections = _sections(found, trained, always)
     script = (
         "(() => {\n'use strict';\n" + "\n".join((HERE / name).read_text(encoding="utf-8") for name in SCRIPTS) + "})();"
     )
@@ -66,6 +74,7 @@ def page(
         sections=sections,
         tables=[_table(label, members) for label, members in groups(trained).items()],
         verdicts=[_card(v) for v in verdicts],
+        audit=audit,
         runs=[_about(v) for v in found],
         reading=READING,
         data=Markup(embed(payload(found, verdicts, projection))),
@@ -76,12 +85,9 @@ def page(
     return Path(out)
 
 
-def _sections(
-    found: Sequence[View], trained: Sequence[View], verdicts: Sequence[Mapping[str, Any]]
-) -> dict[str, tuple[str, str]]:
+def _sections(found: Sequence[View], trained: Sequence[View], always: set[str]) -> dict[str, tuple[str, str]]:
     """The page's sections in order: of trained networks, if there are any, and of the studies that have charts."""
-    always = {"about"} | ({"verdicts"} if verdicts else set())
-    own = {k: v for k, v in SECTIONS.items() if k in always or (trained and k != "verdicts")}
+    own = {k: v for k, v in SECTIONS.items() if k in always or (trained and k not in ("verdicts", "audit"))}
     about = own.pop("about")
     return own | {s.id: (s.title, s.caption) for s in charted_sections(found)} | {"about": about}
 

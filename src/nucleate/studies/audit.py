@@ -128,24 +128,46 @@ def audit(found: Sequence[Model]) -> list[Audited]:
     return out
 
 
+READING = "tau 1: the order that the measure promises; sign error 0.5: a coin. No measure here is a score."
+
+
 def told(found: Sequence[Model]) -> str:
     """The audit as a table, with what it must not be read as."""
-    errors = [m.train_error for m in found]
-    lines = [f"{len(found)} models; gap: test error minus training error, {min(m.gap for m in found):.3g} to "
-             f"{max(m.gap for m in found):.3g}"]  # fmt: skip
+    lines = [*facts(found), f"{'measure':34s}{'models':>7s}{'tau':>8s}{'sign error':>12s}{'worst':>8s}  at"]
+    for row in rows(found):
+        note = "  ranks backwards" if row["backwards"] else ""
+        lines.append(
+            f"{row['measure']:34s}{row['models']:7d}{row['tau']:>8s}{row['sign_error']:>12s}{row['worst']:>8s}"
+            f"  {row['where']}{note}"
+        )
+    return "\n".join([*lines, READING])
+
+
+def facts(found: Sequence[Model]) -> list[str]:
+    """How many models there are, how far their gaps range, and a warning where they do not fit equally well."""
+    errors, gaps = [m.train_error for m in found], [m.gap for m in found]
+    lines = [f"{len(found)} models; gap: test error minus training error, {min(gaps):.3g} to {max(gaps):.3g}"]
     if max(errors) - min(errors) > SAME_FIT:
         lines.append(
             f"warning: training errors range from {min(errors):.3g} to {max(errors):.3g}, which confounds the ranking"
         )
-    lines.append(f"{'measure':34s}{'models':>7s}{'tau':>8s}{'sign error':>12s}{'worst':>8s}  at")
-    for row in sorted(audit(found), key=lambda r: -r.tau):
-        note = "  ranks backwards" if row.backwards else ""
-        lines.append(
-            f"{row.measure:34s}{row.models:7d}{row.tau:8.2f}{_share(row.sign_error):>12s}{_share(row.worst):>8s}"
-            f"  {row.where}{note}"
-        )
-    lines.append("tau 1: the order that the measure promises; sign error 0.5: a coin. No measure here is a score.")
-    return "\n".join(lines)
+    return lines
+
+
+def rows(found: Sequence[Model]) -> list[dict[str, Any]]:
+    """The audit as rows to show, the best tau first: numbers as text, backwards as a flag."""
+    return [
+        {
+            "measure": row.measure,
+            "models": row.models,
+            "tau": f"{row.tau:.2f}",
+            "sign_error": _share(row.sign_error),
+            "worst": _share(row.worst),
+            "where": row.where,
+            "backwards": row.backwards,
+        }
+        for row in sorted(audit(found), key=lambda r: -r.tau)
+    ]
 
 
 def _share(value: float) -> str:
