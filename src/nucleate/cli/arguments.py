@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import tyro
 
@@ -14,6 +14,10 @@ Spec = TypeVar("Spec")
 
 RUNS = Path("runs")
 """Where run folders are written unless told otherwise."""
+
+On = Literal["here", "ray"]
+EXECUTOR: dict[On, Literal["ray"] | None] = {"here": None, "ray": "ray"}
+"""What `--on` names, as `run_specs` takes it."""
 
 
 def parse(kind: type[Any], args: Sequence[str], prog: str, *, default: Any) -> Any:

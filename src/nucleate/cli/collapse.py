@@ -10,7 +10,7 @@ from typing import Annotated
 
 import tyro
 
-from nucleate.cli.arguments import RUNS, from_file, parse, positional
+from nucleate.cli.arguments import EXECUTOR, RUNS, On, from_file, parse, positional
 from nucleate.recipes.collapse import RECIPES, recipe
 from nucleate.spec import CollapseSpec
 
@@ -29,6 +29,8 @@ class CollapseOptions:
     """One run for each of these seeds; `--seed` alone if empty."""
     jobs: int = 1
     """Processes among which the seeds are shared."""
+    on: On = "here"
+    """Where runs run: here, or as Ray tasks (extra `ray`; RAY_ADDRESS names a cluster)."""
     out: Path = RUNS
     """Folder that the run folders are written to."""
     data_root: Path | None = None
@@ -57,7 +59,11 @@ def collapse(args: Sequence[str]) -> int:
     from nucleate.studies.tables import zero_to_end
 
     runs = run_specs(
-        [replace(spec, seed=s) for s in seeds], root=options.out, data_root=options.data_root, jobs=options.jobs
+        [replace(spec, seed=s) for s in seeds],
+        root=options.out,
+        data_root=options.data_root,
+        jobs=options.jobs,
+        executor=EXECUTOR[options.on],
     )
     if int(os.environ.get("RANK", "0")) > 0:
         # Another process of torchrun tells.

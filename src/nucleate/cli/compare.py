@@ -10,7 +10,7 @@ from typing import Annotated
 
 import tyro
 
-from nucleate.cli.arguments import RUNS, parse, positional
+from nucleate.cli.arguments import EXECUTOR, RUNS, On, parse, positional
 from nucleate.recipes.compare import LANGUAGE_METHODS, METHODS, RECIPES, recipe
 from nucleate.spec import CompareSpec
 
@@ -26,6 +26,8 @@ class CompareOptions:
     """Seeds of the dense networks."""
     jobs: int = len(os.sched_getaffinity(0))
     """Processes among which the runs are shared."""
+    on: On = "here"
+    """Where runs run: here, or as Ray tasks (extra `ray`; RAY_ADDRESS names a cluster)."""
     out: Path = RUNS
     """Folder that the run folders are written to."""
     data_root: Path | None = None
@@ -52,7 +54,12 @@ def compare(args: Sequence[str]) -> int:
     for method in methods:
         check_method(method)
     seeds = [replace(spec, seed=seed) for seed in options.seeds]
-    where = {"root": options.out, "data_root": options.data_root, "jobs": options.jobs}
+    where = {
+        "root": options.out,
+        "data_root": options.data_root,
+        "jobs": options.jobs,
+        "executor": EXECUTOR[options.on],
+    }
     run_specs([parent(s) for s in seeds], label=f"{name}, dense", **where)
     cells = [replace(s, prune=replace(s.prune, method=method)) for method in methods for s in seeds]
     runs = run_specs(cells, label=f"{name}, pruned", **where)

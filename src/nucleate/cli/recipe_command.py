@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from nucleate.cli.arguments import RUNS, parse, positional
+from nucleate.cli.arguments import EXECUTOR, RUNS, On, parse, positional
 from nucleate.recipes.named import named
 
 
@@ -22,6 +22,8 @@ class Options:
     """Folder that the run folders are written to."""
     data_root: Path | None = None
     """Folder of the data sets; NUCLEATE_DATA if none."""
+    on: On = "here"
+    """Where runs run: here, or as Ray tasks (extra `ray`; RAY_ADDRESS names a cluster)."""
     report: bool = True
     """Write the HTML report at the end."""
 
@@ -74,7 +76,7 @@ def run_recipe(
     from nucleate.studies.cells import run_specs
 
     spec = replace(options.spec, recipe=name)
-    where = {"root": options.out, "data_root": options.data_root}
+    where = {"root": options.out, "data_root": options.data_root, "executor": EXECUTOR[options.on]}
     if seeds == "inside":
         runs = run_specs([spec], threads=options.jobs, **where)
     else:

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import tyro
 
-from nucleate.cli.arguments import RUNS, parse, positional
+from nucleate.cli.arguments import EXECUTOR, RUNS, On, parse, positional
 from nucleate.recipes.tickets import RECIPES, recipe
 from nucleate.spec import TicketsSpec
 
@@ -23,6 +23,8 @@ class TicketsOptions:
     """One run for each of these seeds; `--seed` alone if empty."""
     jobs: int = 1
     """Processes among which the runs are shared."""
+    on: On = "here"
+    """Where runs run: here, or as Ray tasks (extra `ray`; RAY_ADDRESS names a cluster)."""
     margin: float = 0.01
     """Accuracy that counts as no difference in the printed verdicts."""
     out: Path = RUNS
@@ -49,6 +51,7 @@ def tickets(args: Sequence[str]) -> int:
         root=options.out,
         data_root=options.data_root,
         jobs=options.jobs,
+        executor=EXECUTOR[options.on],
     )
     print(ladder_table(runs, options.margin))
     for run in runs:

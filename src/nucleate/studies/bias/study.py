@@ -28,6 +28,8 @@ def check(spec: BiasSpec) -> None:
     """
     if not spec.seeds or len(set(spec.seeds)) < len(spec.seeds) or min(spec.seeds) < 0:
         raise ValueError(f"seeds must be different whole numbers from 0 on, not {list(spec.seeds)}")
+    if not 0 <= spec.data.label_noise <= 1:
+        raise ValueError(f"label noise is a share in [0, 1], not {spec.data.label_noise}")
     if spec.steps < 1 or spec.points < 2 or spec.width < 1:
         raise ValueError("steps and width must be at least 1, points at least 2")
     if not spec.rates or min(spec.rates) <= 0:
