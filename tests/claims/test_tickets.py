@@ -93,7 +93,7 @@ def test_collapse(nc1: float, says: str, tmp_path: Path) -> None:
 def test_equal_budget(lost: float, says: str, tmp_path: Path) -> None:
     level = tickets.SPARSE[QUICK]
     share = {(0, "ticket"): 0.96, (level, "ticket"): 0.95, (level, "one-shot"): lost, (level, "one-shot-longer"): 0.8}
-    assert word("iterative-beats-one-shot", made(tmp_path, "ladder-one-shot", share)) == says
+    assert word("iterative-beats-one-shot", made(tmp_path, "ladder", share)) == says
 
 
 def test_scores_of_the_untrained_network(tmp_path: Path) -> None:

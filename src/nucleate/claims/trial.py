@@ -46,10 +46,12 @@ def try_claims(
     claims = chosen(ids)
     arms = list(dict.fromkeys(arm for claim in claims for arm in claim.arms))
     specs = {arm: _seeded(ARMS[arm](tier), SEEDS[tier]) for arm in arms}
-    cells = [spec for arm in arms for spec in specs[arm]]
-    runs = run_specs(cells, root=root, data_root=data_root, jobs=jobs, progress=progress, label=f"claims, {tier}")
-    left = iter(runs)
-    by_arm = {arm: [next(left) for _ in specs[arm]] for arm in arms}
+    # Runs that hold all seeds are the longest; begun last, one of them would keep one process busy and the others idle.
+    order = sorted(arms, key=lambda arm: len(specs[arm]))
+    cells = [spec for arm in order for spec in specs[arm]]
+    left = iter(run_specs(cells, root=root, data_root=data_root, jobs=jobs, progress=progress, label=f"claims, {tier}"))
+    by_arm = {arm: [next(left) for _ in specs[arm]] for arm in order}
+    runs = [run for arm in arms for run in by_arm[arm]]
     seconds = {arm: sum(float(run.env.get("seconds", 0.0)) for run in members) for arm, members in by_arm.items()}
     judgements = [
         Judgement(

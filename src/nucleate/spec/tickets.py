@@ -49,6 +49,8 @@ class LadderSpec:
     """What is trained beside the tickets."""
     control_levels: tuple[int, ...] = ()
     """Levels at which controls are trained; all if empty."""
+    one_shot_levels: tuple[int, ...] = ()
+    """Levels at which the one-shot controls are trained, if not at those of the others."""
     at_init: tuple[str, ...] = ()
     """Scores by which the untrained network is pruned too, globally, to the ticket's number of weights."""
     ablations: bool = False

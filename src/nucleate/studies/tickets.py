@@ -20,7 +20,7 @@ from nucleate.runs.store import Writer, write_atomic
 from nucleate.runs.sweep import Tick
 from nucleate.spec import LadderSpec, TicketsSpec
 from nucleate.studies.ladder import portrait
-from nucleate.studies.ladder.arms import TICKET, Arms
+from nucleate.studies.ladder.arms import TICKET, Arms, controls_at
 from nucleate.studies.ladder.critical import critical_density
 from nucleate.studies.ladder.masks import next_masks, prunable, total_count
 from nucleate.studies.ladder.progress import Progress, pack_progress, unpack_progress
@@ -40,10 +40,11 @@ def size(spec: TicketsSpec) -> int:
     """Epochs of all trainings: what the progress bar counts."""
     ladder, epochs = spec.ladder, spec.train.epochs
     levels = [n for n in range(1, ladder.rounds + 1) if not ladder.control_levels or n in ladder.control_levels]
-    controls = [name for name in ladder.controls if name not in ("dense-longer", "one-shot-longer")]
     at_init = len(ladder.at_init) * (3 if ladder.ablations else 1)
-    total = 1 + ladder.rounds + len(levels) * (len(controls) + at_init)
-    total += sum(levels) if "one-shot-longer" in ladder.controls else 0
+    total = 1 + ladder.rounds + len(levels) * at_init
+    for level in range(1, ladder.rounds + 1):
+        for name in controls_at(ladder, level):
+            total += {"dense-longer": 0, "one-shot-longer": level}.get(name, 1)
     total += max(levels, default=0) + 1 if "dense-longer" in ladder.controls else 0
     return spec.seeds * epochs * total
 
@@ -103,9 +104,10 @@ def check(ladder: LadderSpec) -> None:
     for name in ("remove_conv", "remove_dense", "remove_output"):
         if not 0 <= getattr(ladder, name) < 1:
             raise ValueError(f"ladder.{name} is the share a round removes, in [0, 1), not {getattr(ladder, name)}")
-    outside = [n for n in ladder.control_levels if not 1 <= n <= ladder.rounds]
-    if outside:
-        raise ValueError(f"ladder.control_levels must be between 1 and the {ladder.rounds} rounds, not {outside[0]}")
+    for name in ("control_levels", "one_shot_levels"):
+        outside = [n for n in getattr(ladder, name) if not 1 <= n <= ladder.rounds]
+        if outside:
+            raise ValueError(f"ladder.{name} must be between 1 and the {ladder.rounds} rounds, not {outside[0]}")
     if ladder.rewind_step and ladder.after != "reset":
         raise ValueError("ladder.rewind_step goes with ladder.after reset")
 

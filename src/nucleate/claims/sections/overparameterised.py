@@ -14,7 +14,7 @@ from nucleate.claims.evidence import Evidence
 from nucleate.claims.verdict import Clause, mean_clause
 from nucleate.spec import CollapseSpec, ModelSpec
 
-WIDTHS = (2, 4, 8, 16, 32, 64, 128)
+WIDTHS = (2, 8, 32, 128)
 """Widths of the single hidden layer on which cells are counted."""
 
 

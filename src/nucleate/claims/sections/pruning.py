@@ -26,20 +26,22 @@ FAMILIES = {
 """Family of criteria -> the score that stands for it."""
 FIRST = "hidden.0*"
 """The layer that "only chosen layers" prunes."""
-LEVELS = {"quick": (0.5, 0.2, 0.05), "full": (0.5, 0.2, 0.02)}
+LEVELS: dict[Tier, tuple[float, ...]] = {"quick": (0.5, 0.2, 0.05), "full": (0.5, 0.2, 0.02)}
 """Kept shares: untrained removal, the 80 to 90 % of the claim, and where random has lost five points or more."""
 CHOSEN = {"quick": 0.02, "full": 0.01}
 """Kept share of the chosen layer in the place of the last of `LEVELS`: pruning one layer hurts less."""
+ALL, MIDDLE, LAST = slice(None), slice(1, 2), slice(2, 3)
 LOST = 5.0
 """Points that the random control must have lost for a comparison to tell anything."""
 
 
-def _arm(method: str, *, chosen: bool = False) -> Arm:
+def _arm(method: str, levels: slice = ALL, *, chosen: bool = False) -> Arm:
+    """One method at those of the levels that a claim asks about."""
+
     def pruned(tier: Tier) -> CompareSpec:
         spec = recipe("digits-mlp" if tier == "quick" else "mnist-lenet")
         layers = (FIRST,) if chosen else ()
-        last = CHOSEN[tier] if chosen else LEVELS[tier][-1]
-        spec = replace(spec, densities=(*LEVELS[tier][:-1], last), robustness=0)
+        spec = replace(spec, densities=(CHOSEN[tier],) if chosen else LEVELS[tier][levels], robustness=0)
         if tier == "quick":
             model, train = replace(spec.model, width=128), replace(spec.train, epochs=25)
             spec = replace(spec, recipe="digits-mlp-quick", model=model, train=train)
@@ -79,13 +81,20 @@ ARMS: dict[str, Arm] = {
         model=ModelSpec(name="transformer", width=64, depth=2),
         train=replace(recipe("bytes-transformer").train, epochs=4, lr=3e-3),
     ),
-    **{f"prune-{m}": _arm(m) for m in ("dense", "random", *FAMILIES.values(), "large_init")},
+    "prune-dense": _arm("dense", MIDDLE),
+    **{f"prune-{m}": _arm(m) for m in ("random", "magnitude")},
+    **{f"prune-{m}": _arm(m, LAST) for m in ("snip", "wanda", "synflow", "large_init")},
     **{f"prune-first-{m}": _arm(m, chosen=True) for m in ("random", "magnitude")},
 }
 
 
 def _correct(e: Evidence, arm: str, level: int, name: str = "test_correct") -> Floats:
     return e.arrays(arm, f"level-{level:02d}", name)
+
+
+def _last(e: Evidence, tier: Tier, arm: str, name: str = "test_correct") -> Floats:
+    """The same at the sparsest level of an arm."""
+    return _correct(e, arm, len(ARMS[arm](tier).densities), name)
 
 
 def _near_zero_weights_do_little(e: Evidence, tier: Tier) -> list[Clause]:
@@ -99,7 +108,7 @@ def _near_zero_weights_do_little(e: Evidence, tier: Tier) -> list[Clause]:
 
 
 def _prunes_80_90(e: Evidence, tier: Tier) -> list[Clause]:
-    dense = _correct(e, "prune-dense", 2)
+    dense = _last(e, tier, "prune-dense")
     change = _correct(e, "prune-magnitude", 2) - dense
     return equivalence(paired_clause, "80 % of the weights gone, minus dense", change, 100 * MARGIN[tier])
 
@@ -110,10 +119,10 @@ def _every_family_works(e: Evidence, tier: Tier) -> list[Clause]:
         *((f"prune-{score}", "prune-random", family) for family, score in FAMILIES.items()),
         ("prune-first-magnitude", "prune-first-random", "one chosen layer"),
     ]:
-        gain = _correct(e, arm, 3) - _correct(e, control, 3)
+        gain = _last(e, tier, arm) - _last(e, tier, control)
         clauses.append(paired_clause(f"{name} minus random", gain, ">", 0.0))
     for control, name in (("prune-random", "random"), ("prune-first-random", "random, one chosen layer")):
-        lost = _correct(e, control, 0) - _correct(e, control, 3)
+        lost = _correct(e, control, 0) - _last(e, tier, control)
         clauses.append(paired_clause(f"lost by {name}", lost, ">=", LOST))
     return clauses
 
@@ -122,7 +131,7 @@ def _features_interpretable(e: Evidence, tier: Tier) -> list[Clause]:
     told = e.arrays("prune-magnitude", "level-00", "input_information")
 
     def correlation(arm: str) -> Floats:
-        kept = e.arrays(arm, "level-03", "first_layer_kept")
+        kept = _last(e, tier, arm, "first_layer_kept")
         seen = told[0] > 0
         return np.array([float(stats.spearmanr(k[seen], t[seen]).statistic) for k, t in zip(kept, told, strict=True)])
 

@@ -43,13 +43,14 @@ def _ladder(tier: Tier, name: str, **ladder: Any) -> TicketsSpec:
 
 
 def _controlled(tier: Tier) -> TicketsSpec:
-    """The ladder beside the controls that a ticket must beat."""
+    """The ladder beside the controls that a ticket must beat, and one shot trained on until both have cost the same."""
     return _ladder(
         tier,
         "controlled",
-        rounds=TICKET[tier],
-        controls=("reinit", "random", "layer-shuffle", "dense-small"),
+        rounds=SPARSE[tier],
+        controls=("reinit", "random", "layer-shuffle", "dense-small", "one-shot", "one-shot-longer"),
         control_levels=(TICKET[tier],),
+        one_shot_levels=(SPARSE[tier],),
         at_init=METHODS,
     )
 
@@ -59,12 +60,6 @@ def _fast(tier: Tier) -> TicketsSpec:
     level = EARLY[tier]
     spec = _ladder(tier, "fast", rounds=level, controls=("reinit",), control_levels=(level,))
     return spec if tier == "full" else replace(spec, train=replace(spec.train, lr=OVERFITTING))
-
-
-def _one_shot(tier: Tier) -> TicketsSpec:
-    """The ladder beside one shot, which is trained on until both have cost the same."""
-    level = SPARSE[tier]
-    return _ladder(tier, "one-shot", rounds=level, controls=("one-shot", "one-shot-longer"), control_levels=(level,))
 
 
 def _parent(width: int, tier: Tier) -> TicketsSpec:
@@ -102,13 +97,12 @@ def _subspaces(tier: Tier) -> CapacitySpec:
     if tier == "full":
         return capacity.recipe("mnist-lenet")
     spec = capacity.recipe("digits-lenet")
-    return replace(spec, recipe="digits-lenet-claim", dimensions=(100, 300))
+    return replace(spec, recipe="digits-lenet-claim", dimensions=(300,))
 
 
 ARMS: dict[str, Arm] = {
     "subspaces": _subspaces,
     "ladder": _controlled,
-    "ladder-one-shot": _one_shot,
     "ladder-fast": _fast,
     "parent-small": _arm_of_parent(0),
     "parent-middle": _arm_of_parent(1),
@@ -172,7 +166,7 @@ def _learns_faster(e: Evidence, tier: Tier) -> list[Clause]:
 
 
 def _iterative(e: Evidence, tier: Tier) -> list[Clause]:
-    ladder, level = Ladder(e, "ladder-one-shot"), SPARSE[tier]
+    ladder, level = Ladder(e, "ladder"), SPARSE[tier]
     lost = ladder.correct(0) - ladder.correct(level, "one-shot")
     return [
         paired_clause("one shot has lost", lost, ">=", 2.0),
@@ -306,7 +300,7 @@ CLAIMS = (
         "at the density where one shot has lost 2 points, the iterative ticket is above one shot of equal total budget",
         "one-shot pruning to the same counts, trained on until both have cost the same",
         _iterative,
-        "ladder-one-shot",
+        "ladder",
         budget=20.0,
     ),
     _claim(

@@ -14,7 +14,7 @@ from nucleate.data.sources import generator
 from nucleate.models import build
 from nucleate.pruning.masks import Masks
 from nucleate.pruning.prune import prune
-from nucleate.spec import ModelSpec, TicketsSpec, TrainSpec
+from nucleate.spec import LadderSpec, ModelSpec, TicketsSpec, TrainSpec
 from nucleate.studies.ladder import masks as rungs
 from nucleate.studies.ladder.task import Job, Task
 from nucleate.training.loop import learning_rate
@@ -51,14 +51,12 @@ class Arms:
     ) -> Iterator[Job]:
         """The level's controls. `trained`: the dense network's weights at its end."""
         ladder = self.spec.ladder
-        if ladder.control_levels and level not in ladder.control_levels:
-            return
         reset = point if ladder.after == "reset" else None
 
         def drawn(purpose: str) -> torch.Generator:
             return generator(self.seed, f"{purpose} {level}")
 
-        for name in ladder.controls:
+        for name in controls_at(ladder, level):
             if name == "reinit":
                 fresh = build(self.spec.model, self.shape, self.task.num_classes, generator=drawn("reinit"))
                 yield self._job(name, level, masks, fresh.state_dict())
@@ -77,7 +75,7 @@ class Arms:
                 yield self._job(name, level, rungs.largest(trained, masks), self.initial, start=reset, train=longer)
             elif name == "dense-small":
                 yield self._small(level, masks.kept)
-        for method in ladder.at_init:
+        for method in ladder.at_init if _named(ladder.control_levels, level) else ():
             found = self.at_init(method, masks.kept)
             yield self._job(f"{method}-init", level, found, self.initial)
             if ladder.ablations:
@@ -140,6 +138,21 @@ class Arms:
         model = copy.deepcopy(self.dense)
         model.load_state_dict(weights)
         return model
+
+
+def controls_at(ladder: LadderSpec, level: int) -> list[str]:
+    """Controls that are trained at a level.
+
+    >>> ladder = LadderSpec(controls=("reinit", "one-shot"), control_levels=(3,), one_shot_levels=(5,))
+    >>> controls_at(ladder, 3), controls_at(ladder, 5)
+    (['reinit'], ['one-shot'])
+    """
+    others, one_shot = ladder.control_levels, ladder.one_shot_levels or ladder.control_levels
+    return [name for name in ladder.controls if _named(one_shot if name.startswith("one-shot") else others, level)]
+
+
+def _named(levels: tuple[int, ...], level: int) -> bool:
+    return not levels or level in levels
 
 
 def matching_width(spec: ModelSpec, shape: tuple[int, ...], classes: int, kept: int) -> int:
