@@ -30,8 +30,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from nucleate.machine.matmul import bf16_is_native
 from nucleate.machine.selftest import self_test
-from nucleate.machine.tuning import bf16_is_native, choose_tuning
+from nucleate.machine.tuning import choose_tuning
 from nucleate.spec import TrainSpec
 from nucleate.training import Replica, Stack, Training
 from nucleate.training.loop import batches
