@@ -33,7 +33,8 @@ class SweepOptions:
     jobs: int = len(os.sched_getaffinity(0))
     """Cells at a time, each with one thread."""
     executor: Literal["serial", "processes", "ray"] = "processes"
-    """Where cells run: here one by one, in processes, or as Ray tasks (extra `ray`; RAY_ADDRESS names a cluster)."""
+    """Where cells run: here one by one, in processes, or as Ray tasks (extra `ray`; RAY_ADDRESS names a cluster,
+    NUCLEATE_GPUS_PER_CELL the share of a GPU that a cell takes)."""
     only: str = "1/1"
     """i/n: every n-th cell from the i-th on, for array jobs."""
     dry_run: bool = False
