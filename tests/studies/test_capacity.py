@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 
+from nucleate.data import load
+from nucleate.models import build
 from nucleate.models.mlp import MLP
-from nucleate.spec import CapacitySpec, DataSpec, ModelSpec, TrainSpec
+from nucleate.runs import find_runs
+from nucleate.spec import CapacitySpec, DataSpec, LadderSpec, ModelSpec, TrainSpec
 from nucleate.studies import capacity
+from nucleate.studies.ladder.arms import equal_compute_epochs
+from nucleate.studies.ladder.masks import total_count
 from nucleate.training.subspace import Subspace
 
 
@@ -114,3 +120,52 @@ def test_a_killed_study_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 def test_batch_normalisation_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="outside a subspace"):
         capacity.run(small(model=ModelSpec(name="mlp", width=8, depth=1, batchnorm=True)), root=tmp_path)
+
+
+PARENTS = CapacitySpec(
+    recipe="parents",
+    seed=100,
+    data=DataSpec(name="digits", train_size=200, test_size=60),
+    model=ModelSpec(name="lenet", init="glorot"),
+    train=TrainSpec(optimizer="adam", lr=5e-3, epochs=2, batch_size=40, schedule="constant", threads=1),
+    dimensions=(),
+    parents=(12, 20),
+    weights=500,
+    ladder=LadderSpec(validation=40),
+)
+
+
+def test_every_parent_is_cut_to_the_same_number_of_weights_and_compared_at_it(tmp_path: Path) -> None:
+    run = capacity.run(PARENTS, root=tmp_path, threads=1)
+    rows = run.select(metric="accuracy")
+    assert {(r["width"], r["arm"]) for r in rows} == {
+        (width, arm) for width in (12, 20) for arm in ("ticket", "dense-small", "dense-small-longer")
+    }
+    for row in rows:
+        if row["arm"] == "ticket":
+            assert abs(row["weights"] - 500) <= 3
+            ladder = next(r for r in find_runs(tmp_path) if r.spec["recipe"] == f"parents-parent-{row['width']}")
+            own = ladder.select(metric="stop_accuracy", arm="ticket", level=row["level"])
+            assert row["value"] == own[0]["value"]
+        else:
+            # 69 weights a unit of width.
+            assert row["weights"] == pytest.approx(500, abs=50)
+    assert "width     12  ticket" in capacity.table(run)
+
+
+def test_a_longer_small_network_costs_what_the_ladder_costs() -> None:
+    data = load(PARENTS.data)
+    ladder = capacity.parent_ladder(PARENTS, 20, data)
+    parent = build(ladder.model, data.input_shape, data.num_classes, generator=torch.Generator())
+    level = ladder.ladder.rounds
+    counts = [total_count(parent, ladder.ladder, n) for n in range(level + 1)]
+    epochs = equal_compute_epochs(ladder, parent, level)
+    assert counts[0] == 64 * 20 + 20 * 7 + 7 * 10
+    assert 0 <= epochs * counts[-1] - 2 * sum(counts) < counts[-1]
+
+
+def test_a_parent_no_larger_than_its_ticket_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="wider parents or fewer weights"):
+        capacity.run(replace(PARENTS, parents=(3,)), root=tmp_path)
+    with pytest.raises(ValueError, match="dimensions, parents, or both"):
+        capacity.run(replace(PARENTS, parents=()), root=tmp_path)

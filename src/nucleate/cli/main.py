@@ -21,6 +21,7 @@ from nucleate.cli.lazy import lazy
 from nucleate.cli.memorise import memorise
 from nucleate.cli.probe import probe
 from nucleate.cli.prune import prune
+from nucleate.cli.prune_stability import prune_stability
 from nucleate.cli.report import report
 from nucleate.cli.runs import runs
 from nucleate.cli.supermask import supermask
@@ -41,6 +42,7 @@ COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "bias": bias,
     "audit": audit,
     "supermask": supermask,
+    "prune-stability": prune_stability,
     "claims": claims,
     "report": report,
     "sweep": sweep,
@@ -87,5 +89,5 @@ def _help() -> str:
         "usage: nucleate COMMAND [ARGUMENTS]   (nucleate COMMAND --help for its options)",
         "",
     ]
-    lines += [f"  {name:10s} {command.__doc__}" for name, command in COMMANDS.items()]
+    lines += [f"  {name:15s} {command.__doc__}" for name, command in COMMANDS.items()]
     return "\n".join(lines)

@@ -16,6 +16,8 @@ from nucleate.spec.parts import ModelSpec as ModelSpec
 from nucleate.spec.parts import TrainSpec as TrainSpec
 from nucleate.spec.probe import ProbeSpec as ProbeSpec
 from nucleate.spec.prune import PruneRunSpec as PruneRunSpec
+from nucleate.spec.prune_stability import PruneStabilitySpec as PruneStabilitySpec
+from nucleate.spec.prune_stability import StabilitySpec as StabilitySpec
 from nucleate.spec.supermask import SupermaskSpec as SupermaskSpec
 from nucleate.spec.tickets import LadderSpec as LadderSpec
 from nucleate.spec.tickets import TicketsSpec as TicketsSpec

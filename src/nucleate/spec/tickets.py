@@ -17,6 +17,7 @@ Control = Literal[
     "one-shot-longer",
     "dense-longer",
     "dense-small",
+    "dense-small-longer",
 ]
 
 

@@ -27,6 +27,7 @@ STUDIES: dict[str, str] = {
     "lazy": "nucleate.studies.lazy",
     "bias": "nucleate.studies.bias",
     "supermask": "nucleate.studies.supermask",
+    "prune_stability": "nucleate.studies.prune_stability",
 }
 """A spec's `study` -> module with `run(spec, *, root, data_root, threads, tick) -> Run` and `size(spec) -> int`.
 

@@ -242,7 +242,7 @@ class _Ladder:
 
     def _density(self, level: int, job: Job) -> float:
         """Kept share of the parent's weights at a level, that of the ticket beside which a control stands."""
-        if job.arm == TICKET or (level == job.level and job.arm != "dense-small"):
+        if job.arm == TICKET or (level == job.level and not job.arm.startswith("dense-small")):
             return job.masks.density
         return total_count(self.arms[job.seed].dense, self.spec.ladder, level) / int(self.writer.env["prunable"])
 

@@ -159,6 +159,31 @@ class Stack:
         """Whether a replica has come to its last epoch, was stopped, or diverged."""
         return self.order.index(replica) >= self.running
 
+    @torch.no_grad()
+    def prune(self, replica: int, masks: Mapping[str, Tensor]) -> None:
+        """Hold more of a replica's weights at zero, from now on; parameters that are not named keep their masks.
+
+        Raises:
+            ValueError: if no replica was given masks at the start.
+        """
+        if self.masks is None:
+            raise ValueError("a stack prunes only where its replicas began with masks; give masks of ones")
+        position = self.order.index(replica)
+        self.chain.put(self.masks, position, masks)
+        self.rows[position].mul_(self.masks[position])
+
+    @torch.no_grad()
+    def put(self, replica: int, values: Mapping[str, Tensor]) -> None:
+        """Set a replica's parameters, by name."""
+        self.chain.put(self.rows, self.order.index(replica), values)
+
+    def masks_of(self, replica: int) -> dict[str, Tensor]:
+        """The replica's masks now, of all its parameters; none if no replica has masks."""
+        if self.masks is None:
+            return {}
+        shapes = {name: w.shape for name, w in self.replicas[replica].model.named_parameters()}
+        return self.chain.get(self.masks, self.order.index(replica), shapes)
+
     def state_dict(self, replica: int) -> dict[str, Tensor]:
         """The replica's weights and buffers now, as its network's own state dict: copies, on the network's device."""
         model = self.replicas[replica].model
@@ -200,6 +225,8 @@ class Stack:
         """Everything that the next epoch depends on, and the caller's own JSON-able notes."""
         tensors = {"rows": self.rows} | {f"slot.{i}": slot for i, slot in enumerate(self.slots)}
         tensors |= {f"statistics.{name}": value for name, value in self.statistics.items()}
+        # Masks may have moved since the start.
+        tensors |= {} if self.masks is None else {"masks": self.masks}
         places = self._places()
         header = json.dumps(
             {"epoch": self.epoch, "step": self.step, "steps": self._steps, "notes": notes}
@@ -216,7 +243,7 @@ class Stack:
             self.stop(replica)
         for name, value in tensors.items():
             kind, _, rest = name.partition(".")
-            target = {"rows": self.rows}.get(kind)
+            target = {"rows": self.rows, "masks": self.masks}.get(kind)
             if target is None:
                 target = self.slots[int(rest)] if kind == "slot" else self.statistics[rest]
             target.copy_(value[self.order])

@@ -12,8 +12,9 @@ from nucleate.claims.arms import MARGIN, Arm
 from nucleate.claims.claim import Claim, Tier
 from nucleate.claims.evidence import Evidence, Floats
 from nucleate.claims.verdict import Clause, equivalence, mean_clause, paired_clause
+from nucleate.recipes import prune_stability
 from nucleate.recipes.compare import recipe
-from nucleate.spec import CompareSpec, DataSpec, ModelSpec
+from nucleate.spec import CompareSpec, DataSpec, ModelSpec, PruneStabilitySpec
 
 SECTION = "Weight distributions and pruning"
 
@@ -69,7 +70,14 @@ def _ladder(recipe_of: dict[Tier, str], **quick: Any) -> Arm:
     return pruned
 
 
+def _stability(tier: Tier) -> PruneStabilitySpec:
+    """Every way to prune at one final density and one retraining budget; the controls tell why and are left out."""
+    spec = prune_stability.recipe("digits" if tier == "quick" else "mnist")
+    return replace(spec, recipe=f"{spec.recipe}-claim", stability=replace(spec.stability, noise=()))
+
+
 ARMS: dict[str, Arm] = {
+    "stability": _stability,
     "ladder-image": _ladder(
         {"quick": "digits-mlp", "full": "mnist-lenet"},
         model=ModelSpec(width=128, depth=2),
@@ -156,6 +164,17 @@ def _language_models_prune_less(e: Evidence, tier: Tier) -> list[Clause]:
     return [mean_clause("sparsity, image net minus language model", image - language, ">", 0.0, unit="share")]
 
 
+def _unstable_pruning_generalises(e: Evidence, tier: Tier) -> list[Clause]:
+    places, found = e.along("stability", "rank_correlation", "over")
+    name = "rank correlation of instability and final accuracy, over"
+    clauses = []
+    for over, values in zip(places, found.T, strict=True):
+        whole = over == "all"
+        clause = mean_clause(f"{name} {'all arms' if whole else over}", values, ">", 0.0, unit="rho")
+        clauses.append(replace(clause, judged=whole))
+    return clauses
+
+
 CLAIMS = (
     Claim(
         id="near-zero-weights-do-little",
@@ -206,6 +225,19 @@ CLAIMS = (
         arms=(*(f"prune-{m}" for m in ("random", *FAMILIES.values())), "prune-first-magnitude", "prune-first-random"),
         judge=_every_family_works,
         budget=25.0,
+    ),
+    Claim(
+        id="unstable-pruning-generalises",
+        section=SECTION,
+        sentence="Pruning that costs more accuracy at its events goes with better generalisation.",
+        source="Bartoldson et al. 2020",
+        criterion="rank correlation, over methods, targets, shapes and numbers of events, of the mean drop of accuracy "
+        "at pruning events with the final test accuracy above 0, at one final density and one retraining budget",
+        control="the dense network; weights set to zero or moved at the same events and trained on",
+        figure="prune-stability",
+        arms=("stability",),
+        judge=_unstable_pruning_generalises,
+        budget=20.0,
     ),
     Claim(
         id="features-interpretable",

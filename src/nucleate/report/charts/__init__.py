@@ -4,7 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from nucleate.report.charts import bias, capacity, compare, connectivity, descent, lazy, prune, supermask, tickets
+from nucleate.report.charts import (
+    bias,
+    capacity,
+    compare,
+    connectivity,
+    descent,
+    lazy,
+    prune,
+    prune_stability,
+    supermask,
+    tickets,
+)
 from nucleate.report.charts.chart import Chart as Chart
 from nucleate.report.charts.chart import Section as Section
 from nucleate.report.gather import View
@@ -19,6 +30,7 @@ SECTIONS: tuple[Section, ...] = (
     *lazy.SECTIONS,
     *bias.SECTIONS,
     *supermask.SECTIONS,
+    *prune_stability.SECTIONS,
 )
 """Sections of all studies, in the order of the page: add a study's own here."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
@@ -74,7 +75,9 @@ class Arms:
                 longer = replace(self.spec.train, epochs=level * self.spec.train.epochs)
                 yield self._job(name, level, rungs.largest(trained, masks), self.initial, start=reset, train=longer)
             elif name == "dense-small":
-                yield self._small(level, masks.kept)
+                yield self._small(name, level, masks.kept, self.spec.train.epochs)
+            elif name == "dense-small-longer":
+                yield self._small(name, level, masks.kept, equal_compute_epochs(self.spec, self.dense, level))
         for method in ladder.at_init if _named(ladder.control_levels, level) else ():
             found = self.at_init(method, masks.kept)
             yield self._job(f"{method}-init", level, found, self.initial)
@@ -107,10 +110,11 @@ class Arms:
             allow_empty=True,
         ).masks
 
-    def _small(self, level: int, kept: int) -> Job:
+    def _small(self, arm: str, level: int, kept: int, epochs: int) -> Job:
         spec = replace(self.spec.model, width=matching_width(self.spec.model, self.shape, self.task.num_classes, kept))
         small = build(spec, self.shape, self.task.num_classes, generator=generator(self.seed, f"dense-small {level}"))
-        return self._job("dense-small", level, Masks.dense(rungs.prunable(small)), small.state_dict(), model=small)
+        train, masks = replace(self.spec.train, epochs=epochs), Masks.dense(rungs.prunable(small))
+        return self._job(arm, level, masks, small.state_dict(), model=small, train=train)
 
     def _job(
         self,
@@ -153,6 +157,20 @@ def controls_at(ladder: LadderSpec, level: int) -> list[str]:
 
 def _named(levels: tuple[int, ...], level: int) -> bool:
     return not levels or level in levels
+
+
+def equal_compute_epochs(spec: TicketsSpec, model: nn.Module, level: int) -> int:
+    """Epochs for which a network of a level's weights is trained with the multiplications of the ladder up to there.
+
+    A step costs in proportion to the weights that are kept: sum over levels of (weights kept) / (weights at the last).
+
+    >>> from nucleate.models.mlp import LeNet
+    >>> spec = TicketsSpec(train=TrainSpec(epochs=10))
+    >>> equal_compute_epochs(spec, LeNet(784, 10, width=300), 1)  # (266,200 + 213,060) / 213,060
+    23
+    """
+    counts = [rungs.total_count(model, spec.ladder, n) for n in range(level + 1)]
+    return math.ceil(spec.train.epochs * sum(counts) / counts[-1])
 
 
 def matching_width(spec: ModelSpec, shape: tuple[int, ...], classes: int, kept: int) -> int:
