@@ -11,7 +11,7 @@ from __future__ import annotations
 import copy
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -31,71 +31,13 @@ from nucleate.pruning.select import select
 from nucleate.runs import Record, Run, write_run
 from nucleate.runs.store import Writer
 from nucleate.runs.sweep import Tick
-from nucleate.spec import PruneStabilitySpec, StabilitySpec
+from nucleate.spec import PruneStabilitySpec
+from nucleate.studies.disturbances import FACTORS, arms_of, event_epochs
 from nucleate.studies.ladder.arms import balanced_batches
 from nucleate.studies.ladder.task import Task, right
 from nucleate.studies.ladder.verdict import interval
 from nucleate.studies.setting import prepare
 from nucleate.training import Replica, Stack
-
-FACTORS = ("method", "target", "shape", "events")
-
-
-@dataclass(frozen=True)
-class Arm:
-    """One way to prune, or to disturb."""
-
-    method: str
-    target: str
-    shape: str
-    events: int
-    noise: str = ""
-    """Empty, "zero" or "gauss": a control that prunes nothing."""
-
-    @property
-    def name(self) -> str:
-        """For records and curves.
-
-        >>> Arm("snip", "large", "unit", 4).name
-        'snip, large units, 4 events'
-        """
-        if not self.events:
-            return "dense"
-        what = {"zero": "zeroed ", "gauss": "moved ", "": ""}[self.noise]
-        by = f"{self.method}, " if self.target != "random" else ""
-        return f"{by}{what}{self.target} {self.shape}s, {self.events} event{'s' * (self.events > 1)}"
-
-
-DENSE = Arm("", "", "", 0)
-
-
-def arms_of(spec: StabilitySpec) -> list[Arm]:
-    """All arms: the dense network, every way to prune, the controls.
-
-    >>> len(arms_of(StabilitySpec()))
-    43
-    """
-    pruned = [
-        Arm(method, target, shape, events)
-        for method, target, shape, events in product(spec.methods, spec.targets, spec.shapes, spec.events)
-        if target != "random" or method == spec.methods[0]
-    ]
-    controls = [
-        Arm(spec.methods[0], "random", shape, events, noise)
-        for noise, shape, events in product(spec.noise, spec.shapes, spec.events)
-    ]
-    return [DENSE, *pruned, *controls]
-
-
-def event_epochs(spec: StabilitySpec, events: int) -> list[int]:
-    """Epochs after which an arm prunes: spread evenly from the first to the last.
-
-    >>> event_epochs(StabilitySpec(start=4, end=30), 3), event_epochs(StabilitySpec(end=30), 1)
-    ([4, 17, 30], [30])
-    """
-    if events < 2:
-        return [spec.end] * events
-    return [round(spec.start + i * (spec.end - spec.start) / (events - 1)) for i in range(events)]
 
 
 def size(spec: PruneStabilitySpec) -> int:
