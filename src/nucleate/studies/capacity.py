@@ -13,7 +13,6 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
@@ -114,10 +113,16 @@ def parent_ladder(spec: CapacitySpec, width: int, data: Dataset) -> TicketsSpec:
     rounds = max(1, round(math.log(spec.weights / total) / math.log(KEPT)))
 
     def at(share: float) -> LadderSpec:
-        rates = {"remove_conv": share, "remove_dense": share, "remove_output": share / 2}
-        controls: tuple[Any, ...] = ("dense-small", "dense-small-longer")
         return replace(
-            spec.ladder, rounds=rounds, scope="layer", controls=controls, control_levels=(rounds,), at_init=(), **rates
+            spec.ladder,
+            rounds=rounds,
+            scope="layer",
+            remove_conv=share,
+            remove_dense=share,
+            remove_output=share / 2,
+            controls=("dense-small", "dense-small-longer"),
+            control_levels=(rounds,),
+            at_init=(),
         )
 
     low, high = 0.0, 1.0
