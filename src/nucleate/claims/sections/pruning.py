@@ -237,7 +237,7 @@ CLAIMS = (
         figure="prune-stability",
         arms=("stability",),
         judge=_unstable_pruning_generalises,
-        budget=20.0,
+        budget=31.0,
     ),
     Claim(
         id="features-interpretable",
