@@ -25,6 +25,8 @@ from nucleate.compact.sparse import conv_padding
 RELU = (F.relu, torch.relu, torch.relu_, "relu", "relu_")
 ADD = (operator.add, operator.iadd, torch.add, "add", "add_")
 FLATTEN = (torch.flatten, "flatten")
+BLOCK_WIDTHS = {"baseline": 8, "avx2": 16, "avx512": 64}
+"""Positions that the kernel's loop over blocks computes at once."""
 
 
 @dataclass
@@ -71,6 +73,7 @@ class Plan:
         ShapeProp(graph).propagate(example)
         self.values: dict[fx.Node, Value] = {}
         self.input_shape = tuple(example.shape)
+        self.tile = self._tile(graph)
         self._pads: dict[fx.Node, int] = {}
         for node in graph.graph.nodes:
             self._need(node)
@@ -82,9 +85,12 @@ class Plan:
         """The network's output for an input of the plan's shape."""
         x = x.contiguous()
         y = torch.empty(self.output_shape)
+        tiles = self.batch // self.tile
         with self.lock:
-            self.array[0].source = native.pointer(x)
-            self.array[len(self.array) - 1].target = native.pointer(y)
+            for i in range(tiles):
+                first, last = self.array[i], self.array[len(self.array) - tiles + i]
+                first.source = native.pointer(x, i * x.numel() // tiles)
+                last.target = native.pointer(y, i * y.numel() // tiles)
             native.run(self.array, len(self.array))
         return y
 
@@ -93,6 +99,20 @@ class Plan:
         """Bytes of weights and of buffers."""
         held = {t.data_ptr(): t.nbytes for t in self.keep}
         return sum(held.values())
+
+    def _tile(self, graph: fx.GraphModule) -> int:
+        """Points whose vectors lie together: a kernel's width, so that what it walks over is one piece of memory.
+
+        In rows of a power of two beyond that, inputs fall on a few sets of the caches and push each other out.
+        """
+        single = False
+        for node in graph.graph.nodes:
+            shape = getattr(node.meta.get("tensor_meta"), "shape", ())
+            if len(shape) != 2 or self._kind(node) in ("add", "maximum", "average"):
+                return self.batch
+            single |= self._kind(node) == "product" and self.shapes.get(str(node.target), "single") == "single"
+        width = 64 if single else BLOCK_WIDTHS[native.instruction_set()]
+        return self.batch if self.batch % width else width
 
     def _need(self, node: fx.Node) -> None:
         """Note the padding that a convolution wants around what it reads."""
@@ -162,7 +182,7 @@ class Plan:
         return value
 
     def _layout(self, layout: native.Layout, value: Value) -> None:
-        n = self.batch
+        n = self.tile
         layout.phases, layout.batch, layout.column, layout.row = 1, 1, n, value.pitch * n
         layout.channel, layout.pad_y, layout.pad_x = value.rows * value.pitch * n, value.pad, value.pad
 
@@ -208,31 +228,32 @@ class Plan:
 
     def _read(self, node: fx.Node) -> None:
         value = self._value(node)
+        if len(node.meta["tensor_meta"].shape) == 2:
+            for i in range(self.batch // self.tile):
+                step = self._step(native.PICK, "input")
+                step.target = native.pointer(value.buffer, i * value.channels * self.tile)
+                step.channels, step.height, step.batch = value.channels, self.tile, self.tile
+            return
         step = self._step(native.COPY, "input")
         step.target = native.pointer(value.buffer)
         self._layout(step.to, value)
-        step.batch = self.batch
-        whole = value.channels * value.height * value.width
-        step.from_.batch, step.from_.column = whole, 1
-        if len(node.meta["tensor_meta"].shape) == 2:
-            # One long row, which is moved in tiles.
-            step.channels, step.height, step.width = 1, 1, value.channels
-        else:
-            step.channels, step.height, step.width = value.channels, value.height, value.width
-            step.from_.row, step.from_.channel = value.width, value.height * value.width
+        step.from_.batch, step.from_.column = value.channels * value.height * value.width, 1
+        step.channels, step.height, step.width, step.batch = value.channels, value.height, value.width, self.batch
+        step.from_.row, step.from_.channel = value.width, value.height * value.width
 
     def _write(self, node: fx.Node) -> None:
         source = node.args[0]
         if not isinstance(source, fx.Node):
             raise ValueError("a plan gives one tensor")
-        made = self._through(source)
-        value = self.values[made]
-        step = self._step(native.COPY, "output")
-        step.source = native.pointer(value.buffer)
-        self._layout(step.from_, value)
-        step.channels, step.height, step.width, step.batch = value.channels, value.height, value.width, self.batch
-        step.to.column, step.to.row, step.to.channel = 1, value.width, value.height * value.width
-        step.to.batch = value.channels * value.height * value.width
+        value = self.values[self._through(source)]
+        whole = value.channels * value.height * value.width
+        for i in range(self.batch // self.tile):
+            step = self._step(native.COPY, "output")
+            step.source = native.pointer(value.buffer, i * whole * self.tile)
+            self._layout(step.from_, value)
+            step.channels, step.height, step.width, step.batch = value.channels, value.height, value.width, self.tile
+            step.to.column, step.to.row, step.to.channel = 1, value.width, value.height * value.width
+            step.to.batch = whole
         self.output_shape = tuple(source.meta["tensor_meta"].shape)
 
     def _product(self, node: fx.Node) -> None:
@@ -280,6 +301,9 @@ class Plan:
         p.y = native.pointer(value.buffer, value.start(0) * n)
         p.y_pitch, p.y_step = value.rows * value.pitch * n, value.pitch * n
         p.lines, p.length = value.height, value.width * n
+        if self.tile < n:
+            p.unit, p.x_step, p.lines, p.length = self.tile, held.columns * self.tile, n // self.tile, self.tile
+            p.y_pitch, p.y_step = self.tile, held.rows * self.tile
         if value.width * n < SHORT and value.height > 1 and pitch == value.pitch:
             p.lines, p.length = 1, ((value.height - 1) * pitch + value.width) * n
             if value.pad:

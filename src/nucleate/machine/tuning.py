@@ -28,6 +28,8 @@ class Tuning:
     """Forward and backward in bfloat16 with float32 weights; measures are never taken in it."""
     channels_last: bool = False
     """Memory layout of images."""
+    sparse_below: float | None = None
+    """Density of masks below which training the surviving weights alone is faster, where that was measured."""
 
 
 def choose_tuning(*, precision: str, threads: int | None, convolutional: bool, device: str) -> Tuning:
@@ -57,7 +59,8 @@ def replay_tuning(stored: Mapping[str, Any], *, device: str = "cpu") -> Tuning:
         ValueError: if it cannot, so that a resumed run never silently differs from what it was.
     """
     known = {f.name for f in dataclasses.fields(Tuning)}
-    if stored.keys() != known:
+    # Runs of earlier versions did not measure when sparse training is faster.
+    if stored.keys() | {"sparse_below"} != known:
         raise ValueError(f"this run's tuning names {', '.join(stored)}; this version knows {', '.join(sorted(known))}")
     tuning = Tuning(**stored)
     instead = "start a new one, or give --train.precision fp32"

@@ -65,6 +65,9 @@ class TrainSpec:
     """Passes over the training set in all."""
     batch_size: int = 128
     """Points in a step; the last, partial batch is used too."""
+    sparse: bool = False
+    """Where masks leave little, train what they leave and nothing else: as masked dense training, and faster. On the
+    CPU, below the density at which this machine is found to gain by it; networks that are trained stacked stay so."""
     error_floor: float = 0.0
     """Training error that counts as zero; above 0 where labels conflict."""
     precision: Literal["auto", "fp32"] = "auto"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import platform
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -17,9 +17,12 @@ from nucleate.functions import find_function
 from nucleate.machine.selftest import self_test
 from nucleate.machine.tuning import as_dict, choose_tuning, replay_tuning
 from nucleate.models import build
+from nucleate.pruning.coverage import coverage
 from nucleate.runs.store import Writer
 from nucleate.spec import DataSpec, ModelSpec, TrainSpec
 from nucleate.training import Training, parallel
+from nucleate.training.loop import check
+from nucleate.training.survivors import break_even
 
 
 class TrainingSpec(Protocol):
@@ -91,6 +94,18 @@ def prepare(spec: TrainingSpec, data_root: Path | None, threads: int | None) -> 
         convolutional=any(isinstance(m, nn.Conv2d) for m in model.modules()),
         device=spec.train.device,
     )
+    if spec.train.sparse:
+        check(spec.train)
+        below = break_even(
+            model,
+            list(coverage(model).layouts),
+            data.train_inputs,
+            data.train_labels,
+            data.num_classes,
+            spec.train,
+            tuning,
+        )
+        tuning = replace(tuning, sparse_below=below)
     env = {
         "tuning": as_dict(tuning),
         "ranks": parallel.ranks(),

@@ -15,13 +15,16 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from nucleate.machine.tuning import Tuning, tuned
+from nucleate.pruning.masks import Masks
 from nucleate.spec import TrainSpec
 from nucleate.training import parallel, state
+from nucleate.training.objective import EVAL_BATCH as EVAL_BATCH
+from nucleate.training.objective import loss_of as loss_of
+from nucleate.training.objective import make_optimizer as make_optimizer
+from nucleate.training.survivors import Survivors, survivors
 
-EVAL_BATCH = 2048
 FIT_BATCH = 512
 """Points that are asked together whether they fit: few, for the first that does not ends the question."""
 
@@ -77,6 +80,17 @@ class Training:
             for name, mask in (self.masks or {}).items()
         ]
         self._mask()
+        self._survivors: Survivors | None = None
+        if self.spec.sparse and parallel.ranks() == 1:
+            self._survivors = survivors(
+                self.model,
+                Masks(self.masks),
+                self.inputs,
+                self.labels,
+                self.num_classes,
+                self.spec,
+                self.tuning,
+            )
 
     def __iter__(self) -> Iterator[Epoch]:
         """Yield epoch 0 (unless resumed past it), then run and yield one epoch after another."""
@@ -97,6 +111,12 @@ class Training:
             parts = batches(len(self.inputs), self.spec.batch_size, seed=self.seed, epoch=self.epoch)
             # One transfer an epoch: a step waits for nothing that the host has to send.
             order = torch.cat(parts).to(self.inputs.device)
+            if self._survivors is not None:
+                self._survivors.begin()
+                for batch in order.split([len(p) for p in parts]):
+                    total += self._survivors.step(self.inputs, self.labels, batch, lr) * len(batch)
+                self._survivors.end()
+                order, parts, self.step = order[:0], [], self.step + len(parts)
             for batch in order.split([len(p) for p in parts]):
                 index = parallel.part(batch)
                 inputs, labels = self.inputs[index], self.labels[index]
@@ -148,7 +168,8 @@ class Training:
         with torch.no_grad(), tuned(self.tuning):
             for number in sorted(range(len(parts)), key=lambda i: i != self._hard):
                 inputs, labels = parts[number]
-                errors += int((self.model(inputs).argmax(-1) != labels).sum())
+                outputs = self.model(inputs) if self._survivors is None else self._survivors.logits(inputs)
+                errors += int((outputs.argmax(-1) != labels).sum())
                 if errors > allowed:
                     self._hard = number
                     break
@@ -157,11 +178,16 @@ class Training:
 
     def state(self, **notes: Any) -> bytes:
         """Everything that the next epoch depends on, and the caller's own JSON-able notes."""
+        if self._survivors is not None:
+            self._survivors.give_state(self.optimizer)
         return state.pack(self.model, self.optimizer, epoch=self.epoch, step=self.step, notes=notes)
 
     def load(self, content: bytes) -> dict[str, Any]:
         """Go on from a state; returns the caller's notes."""
         own = state.unpack(content, self.model, self.optimizer)
+        if self._survivors is not None:
+            self._survivors.begin()
+            self._survivors.take_state(self.optimizer)
         self.epoch, self.step, self.started = own["epoch"], own["step"], True
         notes: dict[str, Any] = own["notes"]
         return notes
@@ -180,17 +206,10 @@ def check(spec: TrainSpec) -> None:
         raise ValueError(f"train.error_floor must be in [0, 1), not {spec.error_floor}")
     if spec.weight_decay < 0 or not 0 <= spec.momentum < 1:
         raise ValueError("train.weight_decay must be at least 0 and train.momentum in [0, 1)")
+    if spec.sparse and spec.device != "cpu":
+        raise ValueError(f"train.sparse trains on the CPU, not on {spec.device}: on a GPU shrink the network instead")
     if spec.device.startswith("cuda") and not torch.cuda.is_available():
         raise ValueError(f"train.device is {spec.device!r}, but this computer has no usable CUDA device; use cpu")
-
-
-def make_optimizer(model: nn.Module, spec: TrainSpec, *, fused: bool) -> torch.optim.Optimizer:
-    """The spec's optimizer over all parameters."""
-    if spec.optimizer == "adam":
-        return torch.optim.Adam(model.parameters(), lr=spec.lr, weight_decay=spec.weight_decay, fused=fused)
-    return torch.optim.SGD(
-        model.parameters(), lr=spec.lr, momentum=spec.momentum, weight_decay=spec.weight_decay, fused=fused
-    )
 
 
 def learning_rate(spec: TrainSpec, epoch: int) -> float:
@@ -220,13 +239,3 @@ def batches(size: int, batch_size: int, *, seed: int, epoch: int) -> list[Tensor
     if len(parts) > 1 and len(parts[-1]) == 1:
         parts[-2:] = [torch.cat(parts[-2:])]
     return parts
-
-
-def loss_of(outputs: Tensor, labels: Tensor, kind: str, num_classes: int) -> Tensor:
-    """Mean cross-entropy, or squared error against one-hot targets averaged over points and classes (`nn.MSELoss`).
-
-    Outputs (N, C) with labels (N,), or for sequences (N, T, C) with (N, T).
-    """
-    if kind == "mse":
-        return F.mse_loss(outputs, F.one_hot(labels, num_classes).to(outputs.dtype))
-    return F.cross_entropy(outputs.flatten(0, -2), labels.flatten())

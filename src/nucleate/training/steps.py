@@ -14,6 +14,7 @@ from nucleate.spec import TrainSpec
 from nucleate.training.held import HeldOut
 from nucleate.training.loop import batches, check, learning_rate, loss_of, make_optimizer
 from nucleate.training.rewind import RewindPoint
+from nucleate.training.survivors import Survivors, survivors
 
 
 class StepTraining:
@@ -54,6 +55,9 @@ class StepTraining:
         # A float mask multiplies as fast as a float does; uint8 and bool are converted on the way.
         self._floats = [self.masks[name].to(w) for name, w in weights.items()]
         self.masks.apply(model)
+        self._survivors: Survivors | None = None
+        if spec.sparse:
+            self._survivors = survivors(model, self.masks, self.inputs, self.labels, num_classes, spec, tuning)
         self.step = 0
         self.per_epoch = len(batches(len(inputs), spec.batch_size, seed=seed, epoch=0))
         self._order: tuple[int, list[Tensor]] = (-1, [])
@@ -73,19 +77,23 @@ class StepTraining:
             ValueError: if the loss is no longer finite.
         """
         self.model.train()
-        last: Tensor | None = None
+        last: Tensor | float | None = None
+        if self._survivors is not None:
+            self._survivors.begin()
         with torch.random.fork_rng(devices=[]), tuned(self.tuning):
             torch.set_rng_state(self._generator)
             while self.step < min(until, self.horizon):
                 last = self._step()
             self._generator = torch.get_rng_state()
+        if self._survivors is not None:
+            self._survivors.end()
         if last is not None and not math.isfinite(float(last)):
             raise ValueError(
                 f"the training loss became {float(last)} by step {self.step}: lower the learning rate "
                 f"({self.spec.lr:g})"
             )
 
-    def _step(self) -> Tensor:
+    def _step(self) -> Tensor | float:
         epoch, position = divmod(self.step, self.per_epoch)
         if self._order[0] != epoch:
             size = len(self.inputs)
@@ -93,12 +101,15 @@ class StepTraining:
             for group in self.optimizer.param_groups:
                 group["lr"] = learning_rate(self.spec, epoch)
         index = self._order[1][position].to(self.inputs.device)
+        if self._survivors is not None:
+            self.step += 1
+            return self._survivors.step(self.inputs, self.labels, index, self.optimizer.param_groups[0]["lr"])
         inputs, labels = self.inputs[index], self.labels[index]
         if self.tuning.channels_last and inputs.ndim == 4:
             inputs = inputs.contiguous(memory_format=torch.channels_last)
         with torch.autocast(inputs.device.type, dtype=torch.bfloat16, enabled=self.tuning.bf16):
             outputs = self.model(inputs)
-        loss = loss_of(outputs.float(), labels, self.spec.loss, self.num_classes)
+        loss = loss_of(outputs.float() if self.tuning.bf16 else outputs, labels, self.spec.loss, self.num_classes)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         self.optimizer.step()
@@ -113,12 +124,17 @@ class StepTraining:
         """Outputs (N, C) in eval mode, on the CPU."""
         self.model.eval()
         with tuned(self.tuning):
+            if self._survivors is not None:
+                self._survivors.begin()
+                return self._survivors.logits(points.inputs).float()
             return points.logits(self.model)
 
     def snapshot(self) -> RewindPoint:
         """The full state now, to come back to."""
         with torch.random.fork_rng(devices=[]):
             torch.set_rng_state(self._generator)
+            if self._survivors is not None:
+                self._survivors.give_state(self.optimizer)
             return RewindPoint.take(self.model, self.optimizer, step=self.step)
 
     def rewind(self, point: RewindPoint, *, keep_noise: bool = False) -> None:
@@ -132,6 +148,8 @@ class StepTraining:
             # The optimizer's state of pruned weights reaches no kept weight; left alone, a resumed training repeats
             # an uninterrupted one to the sign of its zeros.
             self.masks.apply(self.model)
+            if self._survivors is not None:
+                self._survivors.take_state(self.optimizer)
             if not keep_noise:
                 self._generator = point.generator
         self.step, self._order = point.step, (-1, [])

@@ -12,13 +12,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-VERSION = 2
+VERSION = 3
 """Of the C structures; a library built from other sources is not used."""
 
 DISABLE = "NUCLEATE_NO_NATIVE"
 """Environment variable that switches the kernel off when it is "1"; everything then runs in plain torch."""
 
 PRODUCT, COPY, MAXIMUM, AVERAGE, ADD, CLEAR, TRANSLATE, GRADIENT, GELU = range(9)
+PICK, LOSS, BACK, TURN, UPDATE = range(9, 14)
 
 
 class Product(ctypes.Structure):
@@ -55,6 +56,20 @@ class Layout(ctypes.Structure):
     )
 
 
+class Learn(ctypes.Structure):
+    """`learn_t` of kernel.h: what a training step needs beside products."""
+
+    _fields_ = (
+        ("index", ctypes.c_void_p),
+        ("labels", ctypes.c_void_p),
+        ("loss", ctypes.c_void_p),
+        ("squared", ctypes.c_int64),
+        *((name, ctypes.c_void_p) for name in ("values", "gradient", "first", "second", "order", "rates")),
+        ("count", ctypes.c_int64),
+        ("adam", ctypes.c_int64),
+    )
+
+
 class Step(ctypes.Structure):
     """`step_t` of kernel.h: one step of a plan."""
 
@@ -76,6 +91,7 @@ class Step(ctypes.Structure):
         ("offsets", ctypes.c_void_p),
         ("rows_per_group", ctypes.c_int64),
         ("group_step", ctypes.c_int64),
+        ("learn", Learn),
     )
 
 

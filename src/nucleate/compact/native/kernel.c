@@ -7,6 +7,7 @@
 #include "kernel.h"
 
 #include <float.h>
+#include <math.h>
 #include <string.h>
 
 #if defined(__clang__)
@@ -34,6 +35,8 @@ typedef struct {
   piece_t single[6], block[6], gradient[6], gradient_block[6];
   rows_t dot[2], dot_block[2];
   void (*gelu)(float *values, int64_t count);
+  void (*back)(const step_t *s, int64_t from, int64_t to);
+  void (*update)(const learn_t *l, int64_t from, int64_t to);
 } kernels_t;
 
 typedef float vec4 __attribute__((vector_size(16), aligned(4), may_alias));
@@ -226,6 +229,66 @@ static void translate_part(const step_t *s, int64_t worker, int64_t workers) {
   }
 }
 
+/* Tiles of four by four, turned in registers: rows of points become rows of features. */
+static void pick_part(const step_t *s, int64_t from, int64_t to) {
+  const int64_t columns = s->channels, n = s->batch;
+  const int64_t *index = s->learn.index;
+  int64_t i = 0;
+  for (; i + 4 <= n; i += 4) {
+    const float *in[4];
+    for (int r = 0; r < 4; r++) in[r] = s->source + (index ? index[i + r] : i + r) * columns;
+    float *out = s->target + i;
+    int64_t c = from;
+    for (; c + 4 <= to; c += 4) {
+      const vec4 a = *(const vec4 *)(in[0] + c), b = *(const vec4 *)(in[1] + c);
+      const vec4 e = *(const vec4 *)(in[2] + c), f = *(const vec4 *)(in[3] + c);
+      const vec4 ab = __builtin_shufflevector(a, b, 0, 4, 1, 5), AB = __builtin_shufflevector(a, b, 2, 6, 3, 7);
+      const vec4 ef = __builtin_shufflevector(e, f, 0, 4, 1, 5), EF = __builtin_shufflevector(e, f, 2, 6, 3, 7);
+      *(vec4 *)(out + c * s->height) = __builtin_shufflevector(ab, ef, 0, 1, 4, 5);
+      *(vec4 *)(out + (c + 1) * s->height) = __builtin_shufflevector(ab, ef, 2, 3, 6, 7);
+      *(vec4 *)(out + (c + 2) * s->height) = __builtin_shufflevector(AB, EF, 0, 1, 4, 5);
+      *(vec4 *)(out + (c + 3) * s->height) = __builtin_shufflevector(AB, EF, 2, 3, 6, 7);
+    }
+    for (; c < to; c++)
+      for (int r = 0; r < 4; r++) out[c * s->height + r] = in[r][c];
+  }
+  for (; i < n; i++) {
+    const float *in = s->source + (index ? index[i] : i) * columns;
+    for (int64_t c = from; c < to; c++) s->target[c * s->height + i] = in[c];
+  }
+}
+
+static void loss_whole(const step_t *s) {
+  const int64_t classes = s->channels, pitch = s->height, n = s->batch;
+  const learn_t *l = &s->learn;
+  double sum = 0;
+  for (int64_t i = 0; i < pitch; i++) {
+    const float *z = s->source + i;
+    float *d = s->target + i;
+    if (i >= n) {
+      for (int64_t c = 0; c < classes; c++) d[c * pitch] = 0;
+      continue;
+    }
+    const int64_t label = l->labels[l->index ? l->index[i] : i];
+    if (l->squared) {
+      for (int64_t c = 0; c < classes; c++) {
+        const float e = z[c * pitch] - (c == label);
+        sum += (double)e * e;
+        d[c * pitch] = e * (2.0f / (float)(n * classes));
+      }
+      continue;
+    }
+    float most = -INFINITY, total = 0;
+    for (int64_t c = 0; c < classes; c++) most = z[c * pitch] > most || z[c * pitch] != z[c * pitch] ? z[c * pitch] : most;
+    for (int64_t c = 0; c < classes; c++) total += d[c * pitch] = expf(z[c * pitch] - most);
+    sum += (double)logf(total) + most - z[label * pitch];
+    const float scale = 1.0f / (total * (float)n);
+    for (int64_t c = 0; c < classes; c++) d[c * pitch] *= scale;
+    d[label * pitch] -= 1.0f / (float)n;
+  }
+  *l->loss = sum / (double)(l->squared ? n * classes : n);
+}
+
 static void step_part(const step_t *s, int64_t worker, int64_t workers) {
   if (s->kind == PRODUCT || s->kind == GRADIENT) {
     product_part(&s->product, s->kind == GRADIENT, worker, workers);
@@ -235,8 +298,22 @@ static void step_part(const step_t *s, int64_t worker, int64_t workers) {
     translate_part(s, worker, workers);
     return;
   }
+  if (s->kind == LOSS) {
+    if (worker == 0) loss_whole(s);
+    return;
+  }
+  if (s->kind == TURN || s->kind == UPDATE) {
+    const learn_t *l = &s->learn;
+    const int64_t from = l->count * worker / workers, to = l->count * (worker + 1) / workers;
+    if (s->kind == UPDATE) kernels->update(l, from, to);
+    else
+      for (int64_t k = from; k < to; k++) s->target[k] = s->source[l->order[k]];
+    return;
+  }
   const int64_t from = s->channels * worker / workers, to = s->channels * (worker + 1) / workers;
-  if (s->kind == COPY || s->kind == ADD) copy_part(s, from, to);
+  if (s->kind == PICK) pick_part(s, from, to);
+  else if (s->kind == BACK) kernels->back(s, from, to);
+  else if (s->kind == COPY || s->kind == ADD) copy_part(s, from, to);
   else if (s->kind == CLEAR) clear_part(s, from, to);
   else if (s->kind == GELU) kernels->gelu(s->target + from * s->height, (to - from) * s->height);
   else pool_part(s, from, to);

@@ -4,7 +4,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define NUCLEATE_VERSION 2
+#define NUCLEATE_VERSION 3
 
 /* y[row, p] = activation(bias[row] + sum_k values[k] x[indices[k] * unit + p]) over the entries k of the row.
  *
@@ -35,7 +35,28 @@ typedef struct {
   int64_t phases, pad_y, pad_x;
 } layout_t;
 
-typedef enum { PRODUCT = 0, COPY = 1, MAXIMUM = 2, AVERAGE = 3, ADD = 4, CLEAR = 5, TRANSLATE = 6, GRADIENT = 7, GELU = 8 } kind_t;
+typedef enum {
+  PRODUCT = 0, COPY = 1, MAXIMUM = 2, AVERAGE = 3, ADD = 4, CLEAR = 5, TRANSLATE = 6, GRADIENT = 7, GELU = 8,
+  PICK = 9, LOSS = 10, BACK = 11, TURN = 12, UPDATE = 13
+} kind_t;
+
+/* What a training step needs beside products. Rows of activations are `height` floats, `batch` of them in use.
+ * PICK: target[c, i] = source[index[i], c] for `channels` columns c, i < batch.
+ * LOSS: mean loss of logits `source` (channels, height) into *loss, its gradient into `target`, 0 beyond the batch.
+ * BACK: target[c, :] = 0 where source[c, :] <= 0 (if there is a source); gradient[c] = sum target[c, :] (if there is one).
+ * TURN: target[k] = source[order[k]] for k < count.
+ * UPDATE: one step of the optimizer on values[k], k < count; the gradients are 0 then.
+ * rates of SGD: learning rate, weight decay, momentum; of Adam: learning rate / (1 - beta1^t), weight decay, beta1,
+ * beta2, 1 / sqrt(1 - beta2^t), epsilon. */
+typedef struct {
+  const int64_t *index, *labels; /* points of the batch; label of each point */
+  double *loss;
+  int64_t squared; /* mean of squares over points and classes, else cross-entropy */
+  float *values, *gradient, *first, *second;
+  const int32_t *order;
+  const float *rates;
+  int64_t count, adam;
+} learn_t;
 
 /* One step of a plan. COPY, MAXIMUM, AVERAGE: an image from one layout to another; ADD: adds into the target.
  * TRANSLATE: offsets[k] = table[indices[k]] + group_step * (row / rows_per_group).
@@ -54,6 +75,7 @@ typedef struct {
   const uint32_t *table; /* of a translation */
   uint32_t *offsets;
   int64_t rows_per_group, group_step;
+  learn_t learn;
 } step_t;
 
 #endif
