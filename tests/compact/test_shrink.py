@@ -215,7 +215,7 @@ def test_blocks_of_transformers(name: str) -> None:
 
 def dead_heads(net: nn.Module) -> dict[str, Tensor]:
     """Masks of half of the heads by magnitude, as `nu.prune` finds them."""
-    found = prune(copy.deepcopy(net), "magnitude", 0.5, shape="head")
+    found = prune(copy.deepcopy(net), "magnitude", 0.5, scope="layer", shape="head")
     return {k: m for k, m in found.masks.items() if m.dim() > 1}
 
 

@@ -140,8 +140,9 @@ def _live(v: Tensor, v_bias: Tensor | None, o: Tensor, size: int) -> tuple[Tenso
 
 
 def _projections(module: nn.MultiheadAttention) -> tuple[Tensor, ...]:
-    if module.in_proj_weight is not None:
-        return module.in_proj_weight.chunk(3)
+    packed = cast(Tensor | None, module.in_proj_weight)
+    if packed is not None:
+        return packed.chunk(3)
     return tuple(cast(Tensor, getattr(module, f"{part}_proj_weight")) for part in "qkv")
 
 
