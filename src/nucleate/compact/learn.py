@@ -190,14 +190,7 @@ class Learner:
                 self._into(x, self._vectors[name], state[x.linear.weight][name], bias)
 
     def _into(self, x: _Held, vector: Tensor, weight: Tensor, bias: Tensor | None) -> None:
-        values = vector[x.values]
-        size = weight.numel()
-        if x.held.block == BLOCK:
-            # All rows, the last block cut: nothing to look up.
-            values = values[x.held.order.reshape(-1).argsort()]
-            weight.copy_(values[:size].view_as(weight))
-        else:
-            weight.zero_().view(-1)[x.held.order] = values
+        weight.copy_(x.held.scatter(vector[x.values]))
         if bias is not None:
             bias.copy_(vector[x.bias])
 

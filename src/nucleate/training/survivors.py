@@ -155,7 +155,14 @@ class ModuleSurvivors:
         """One step on the points `index`; returns their mean loss before it."""
         for group in self.optimizer.param_groups:
             group["lr"] = lr
-        outputs = self.thin(inputs[index])
+        points = inputs[index]
+        if self.tuning.channels_last and points.ndim == 4:
+            points = points.contiguous(memory_format=torch.channels_last)
+        # Sparse products are float32: bfloat16 serves the steps that have none.
+        bf16 = self.tuning.bf16 and not self._replaced
+        with torch.autocast(points.device.type, dtype=torch.bfloat16, enabled=bf16):
+            outputs = self.thin(points)
+        outputs = outputs.float() if bf16 else outputs
         loss = loss_of(outputs, labels[index], self.spec.loss, outputs.shape[-1])
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
