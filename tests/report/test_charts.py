@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -76,3 +77,27 @@ def test_page_and_files(sweep: Path, tmp_path: Path) -> None:
     assert "<b>random</b>" not in text
     made = figures(find_runs(sweep), tmp_path / "figures", ("png",))
     assert [p.name for p in made] == ["demo.png"] and made[0].stat().st_size > 10_000
+
+
+def test_a_measure_can_be_drawn_along_another(sweep: Path) -> None:
+    for path in sweep.glob("*/records.jsonl"):
+        rows = [json.loads(line) for line in path.read_text().splitlines()]
+        more = [{**r, "metric": "macs", "split": "", "value": 100 * r["density"] + r["seed"]} for r in rows]
+        path.write_text("".join(json.dumps(r) + "\n" for r in rows + more))
+    plain, moved = (curves(views(find_runs(sweep)), "demo", c)[0] for c in (ALONG, replace(ALONG, along="macs")))
+    # Means over seeds 0 and 1: geometric, since x is drawn on a log axis.
+    assert moved.x == pytest.approx([math.sqrt(100 * d * (100 * d + 1)) for d in plain.x])
+    assert (moved.mean, moved.low, moved.seeds) == (plain.mean, plain.low, plain.seeds)
+    assert curves(views(find_runs(sweep)), "demo", replace(ALONG, along="absent")) == []
+
+
+def test_a_chart_for_each_value_of_a_field_and_for_one_seed(sweep: Path) -> None:
+    found = views(find_runs(sweep))
+    section = Section(id="s", study="demo", title="S", caption="", charts=(replace(ALONG, each="method"),))
+    first, second = section.shown(found)
+    assert (first.title, second.title) == ("Accuracy, snip", "Accuracy, <b>random</b>")
+    assert [c.mean for c in curves(found, "demo", second)] == [[1.5, 2.5, 3.5]]
+    (by_density,) = (replace(section, charts=(replace(ALONG, x="method", each="density"),)),)
+    assert [c.title for c in by_density.shown(found)] == [f"Accuracy, density {d:g}" for d in (1.0, 0.5, 0.1)]
+    (one,) = curves(found, "demo", replace(first, one_seed=True))
+    assert one.mean == [2.0, 3.0, 4.0] and one.seeds == [1, 1, 1]

@@ -31,7 +31,8 @@ class PruneOptions:
 def prune(args: Sequence[str]) -> int:
     """Prune a trained network to a density, or as far as its accuracy bears."""
     options = parse(PruneOptions, _short(args), "nucleate prune", default=PruneOptions())
-    spec = replace(options.spec, weights=str(Path(options.spec.weights).expanduser()) if options.spec.weights else "")
+    paths = {n: str(Path(p).expanduser()) for n in ("weights", "early") if (p := getattr(options.spec, n))}
+    spec = replace(options.spec, **paths)
 
     from nucleate.studies.cells import run_specs
     from nucleate.studies.prune import check, covered
@@ -53,8 +54,8 @@ def prune(args: Sequence[str]) -> int:
 
 
 def _short(args: Sequence[str]) -> list[str]:
-    """`--model`, `--data`, `--method`, `--scope`, `--shape` and `--layers` for the fields that they name."""
+    """`--model`, `--data`, `--method`, `--scope`, `--shape`, `--layers` and `--after` for the fields that they name."""
     names = {"--model": "--model.name", "--data": "--data.name"} | {
-        f"--{name}": f"--prune.{name}" for name in ("method", "scope", "shape", "layers")
+        f"--{name}": f"--prune.{name}" for name in ("method", "scope", "shape", "layers", "after")
     }
     return [names.get(key, key) + sign + value for key, sign, value in (arg.partition("=") for arg in args)]

@@ -14,6 +14,7 @@ from torch import Generator, nn
 from nucleate.functions import find_function, is_function_name
 from nucleate.models.convnet import Conv, ConvNet
 from nucleate.models.mlp import MLP, LeNet
+from nucleate.models.pretrained import from_folder, is_pretrained
 from nucleate.models.resnet import Block, ResNet
 from nucleate.models.transformer import Transformer, TransformerBlock
 from nucleate.spec import ModelSpec
@@ -52,8 +53,14 @@ def build(spec: ModelSpec, input_shape: tuple[int, ...], num_classes: int, *, ge
     if spec.name not in MODELS:
         if is_function_name(spec.name):
             return _from_function(spec.name, input_shape, num_classes, generator)
+        if is_pretrained(spec.name):
+            return from_folder(spec.name)
         near = difflib.get_close_matches(spec.name, MODELS, n=1)
-        hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(MODELS)} and package.module:function"
+        hint = (
+            f"did you mean {near[0]}?"
+            if near
+            else f"there are {', '.join(MODELS)}, package.module:function and folders of transformers"
+        )
         raise ValueError(f"no model is named {spec.name!r}; {hint}")
     if spec.width < 1 or spec.depth < (0 if spec.name == "mlp" else 1):
         raise ValueError(f"model.width and model.depth must be at least 1, not {spec.width} and {spec.depth}")

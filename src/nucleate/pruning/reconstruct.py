@@ -75,8 +75,7 @@ class InputGram:
         else:
             rows = x[kept] if kept is not None and x.shape[:2] == kept.shape else x.flatten(0, -2)
         rows = rows if rows.dtype == torch.float64 else rows.float()
-        product = rows.T @ rows
-        self.sum = product if self.sum is None else self.sum.add_(product)
+        self.sum = rows.T @ rows if self.sum is None else self.sum.addmm_(rows.T, rows)
         self.rows += len(rows)
 
     @property

@@ -19,6 +19,8 @@ class DenseSpec:
     data: DataSpec = field(default_factory=DataSpec)
     model: ModelSpec = field(default_factory=ModelSpec)
     train: TrainSpec = field(default_factory=TrainSpec)
+    keep: tuple[int, ...] = ()
+    """Epochs after which the weights are kept too, beside the first and the last."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,8 +39,11 @@ class PruneSpec:
     """one-shot: each density from the dense network; iterative: each density from the one before."""
     epochs: int = 0
     """Epochs of training after each pruning; none if 0."""
+    after: Literal["fine-tune", "lr-rewind", "rewind"] = "fine-tune"
+    """fine-tune: at `lr`; lr-rewind: the last `epochs` of the schedule in `train` again; rewind: from the weights
+    before those epochs, too."""
     lr: float = 0.01
-    """Learning rate of that training, constant (fine-tuning)."""
+    """Learning rate of fine-tuning, constant."""
     examples: int = 512
     """Training points that scores see."""
 
@@ -60,3 +65,5 @@ class CompareSpec:
     """Held-out points on which PGD is tried at each density; 0 for none."""
     epsilon: float = 0.1
     """Radius of PGD, L-infinity, in units of the input's full range."""
+    timing: int = 0
+    """Batch at which each pruned network is made as fast as it gets and timed, beside the best dense form; 0: not."""

@@ -33,7 +33,8 @@ class ModelSpec:
     """Which network is trained."""
 
     name: str = "mlp"
-    """mlp, lenet, convnet, conv, resnet, transformer, or `package.module:function` (of input_shape, num_classes)."""
+    """mlp, lenet, convnet, conv, resnet, transformer, `package.module:function` (of input_shape, num_classes), or the
+    folder of a model of `transformers`."""
     width: int = 256
     """Units of a hidden layer (mlp, transformer, lenet's first) or channels of the first stage (all convolutional)."""
     depth: int = 3

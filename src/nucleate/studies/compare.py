@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Mapping
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,12 +15,14 @@ from typing import Any
 import numpy as np
 import safetensors.torch
 import torch
+from torch import Tensor
 
 from nucleate.functions import find_function, is_function_name
 from nucleate.geometry.moments import Moments
 from nucleate.machine.tuning import Tuning
 from nucleate.probes.macs import layer_macs, remaining_macs
 from nucleate.probes.robustness import correct, pgd
+from nucleate.pruning.coverage import coverage
 from nucleate.pruning.masks import Masks
 from nucleate.pruning.prune import Pruning, prune
 from nucleate.pruning.reconstruct import reconstruct
@@ -32,10 +33,13 @@ from nucleate.runs.store import Writer
 from nucleate.runs.sweep import Tick
 from nucleate.spec import CompareSpec, DenseSpec
 from nucleate.studies import dense
+from nucleate.studies import retrain as further
 from nucleate.studies.pictures import weight_histograms
+from nucleate.studies.retrain import retrain
 from nucleate.studies.setting import Setting, prepare
+from nucleate.studies.survivors import Value, filters, inputs_kept, sizes
 from nucleate.studies.testing import Tested, chance_loss, evaluate, few
-from nucleate.training import Training
+from nucleate.studies.timing import seconds, timed
 from nucleate.training.loop import loss_of
 
 DENSE = "dense"
@@ -43,6 +47,8 @@ DENSE = "dense"
 REPAIR = "sparsegpt"
 """The method that changes the weights that stay, too."""
 SCORE_BATCH = 64
+PICTURED = 0.1
+"""What is left is drawn at the largest density that is not above this, or at the last one."""
 
 
 def size(spec: CompareSpec) -> int:
@@ -52,7 +58,9 @@ def size(spec: CompareSpec) -> int:
 
 def parent(spec: CompareSpec) -> DenseSpec:
     """The dense training that a comparison starts from."""
-    return DenseSpec(recipe=spec.recipe, seed=spec.seed, data=spec.data, model=spec.model, train=spec.train)
+    early = spec.train.epochs - spec.prune.epochs
+    keep = (early,) if spec.prune.after == "rewind" and early else ()
+    return DenseSpec(recipe=spec.recipe, seed=spec.seed, data=spec.data, model=spec.model, train=spec.train, keep=keep)
 
 
 def run(
@@ -97,8 +105,9 @@ def check(spec: CompareSpec) -> None:
         check_density(density)
     if list(spec.densities) != sorted(set(spec.densities), reverse=True):
         raise ValueError(f"densities must fall from one to the next, not {spec.densities}")
-    if spec.prune.epochs < 0 or spec.prune.examples < 1:
-        raise ValueError("prune.epochs must be at least 0 and prune.examples at least 1")
+    further.check(spec.prune, spec.train)
+    if spec.timing < 0:
+        raise ValueError(f"timing must be a batch size, or 0 for none, not {spec.timing}")
 
 
 def check_method(method: str) -> None:
@@ -128,6 +137,9 @@ class Levels:
         self.tuning: Tuning = setting.training(writer).tuning
         self.initial = dense.weights(source, "initial")
         self.final = dense.weights(source, "final")
+        self.early = self.initial
+        if keep := parent(spec).keep:
+            self.early = dense.weights(source, f"epoch-{keep[0]:06d}")
         self.macs = layer_macs(self.model, self.data.train_inputs[:1].to(spec.train.device))
         self.masks: Masks | None = None
         self.at_once: np.ndarray[Any, Any] | None = None
@@ -147,6 +159,10 @@ class Levels:
 
     def _level(self, level: int, density: float) -> None:
         how = self.spec.prune
+        if how.method == DENSE and how.schedule == "one-shot" and level > 1:
+            # The same training of the same weights: it is there already.
+            self._store(level, density, None, {})
+            return
         if how.schedule == "one-shot" or level == 1:
             self.model.load_state_dict(self.final)
             self.masks = None
@@ -164,8 +180,7 @@ class Levels:
             at_once = self._evaluate()
             before = {"accuracy_before_training": at_once.values["test", "accuracy"]}
             self.at_once = at_once.correct
-        if how.epochs:
-            self._train_on()
+        self._train_on()
         self._store(level, density, self.masks, before)
 
     def _prune(self, density: float, batches: list[tuple[Tensor, Tensor]]) -> Pruning:
@@ -188,19 +203,18 @@ class Levels:
         )
 
     def _train_on(self) -> None:
-        spec = replace(self.spec.train, epochs=self.spec.prune.epochs, lr=self.spec.prune.lr, schedule="constant")
-        training = Training(
+        retrain(
             self.model,
             self.data.train_inputs,
             self.data.train_labels,
             self.data.num_classes,
-            spec,
-            self.tuning,
+            train=self.spec.train,
+            how=self.spec.prune,
+            tuning=self.tuning,
             seed=self.spec.seed,
             masks=self.masks,
+            early=self.early,
         )
-        for _ in training:
-            pass
 
     def _evaluate(self) -> Tested:
         return evaluate(self.model, self.data, self.tuning, loss=self.spec.train.loss)
@@ -226,6 +240,8 @@ class Levels:
             arrays |= self._information()
         elif self.at_once is not None:
             arrays["correct_before_training"] = self.at_once
+        if self.spec.timing:
+            values |= self._time(masks)
         if self.spec.robustness and self.data.train_inputs.is_floating_point():
             survived = self._attack()
             values["test", "pgd_accuracy"] = float(survived.mean())
@@ -235,9 +251,32 @@ class Levels:
             arrays["first_layer_kept"] = first.flatten(1).sum(0).cpu().numpy().astype(np.int32)
         rows = [self._row(level, density, masks, "", s, m, v) for (s, m), v in values.items()]
         rows += [self._row(level, density, masks, name, "", "density", v) for name, v in densities.items()]
+        rows += [self._row(level, density, masks, "", "", m, v) | at for m, at, v in self._pictures(level, masks)]
         self.writer.save_tensors(f"level-{level:02d}", arrays)
         self.writer.append(rows)
         self.writer.checkpoint(self._state(level + 1))
+
+    def _pictures(self, level: int, masks: Masks | None) -> list[Value]:
+        """Sizes of the weights before, and after at one density; there what is left of the first layer, too."""
+        names = list(coverage(self.model, layers=self.spec.prune.layers or None).layouts)
+        if level == 0:
+            return sizes(self.model, self.initial, names, None)
+        below = [i for i, d in enumerate(self.spec.densities, 1) if d <= PICTURED]
+        if masks is None or level != (below[0] if below else len(self.spec.densities)):
+            return []
+        shape = tuple(self.data.train_inputs.shape[1:])
+        left = [*inputs_kept(masks, shape), *filters(self.model, masks)]
+        return [*left, *sizes(self.model, self.initial, names, masks)]
+
+    def _time(self, masks: Masks | None) -> dict[tuple[str, str], float]:
+        """Seconds a point of the fastest form of the pruned network and of the best dense one, measured in turns."""
+        example = self.data.test_inputs[: self.spec.timing].to(self.spec.train.device)
+        fast, best_dense = seconds(timed(self.model, example, masks, self.tuning))
+        return {
+            ("", "seconds"): fast / len(example),
+            ("", "seconds_dense"): best_dense / len(example),
+            ("", "speedup"): best_dense / fast,
+        }
 
     def _information(self) -> dict[str, np.ndarray[Any, Any]]:
         """What each input value tells of the class: the share of its variance between the classes (eta squared)."""

@@ -53,6 +53,8 @@ def run(
             tick(training.epoch)
         last = begun = time.monotonic()
         for epoch in training:
+            if epoch.number in spec.keep:
+                writer.save_tensors(f"epoch-{epoch.number:06d}", arrays(setting.model))
             if time.monotonic() - last > CHECKPOINT_SECONDS:
                 writer.checkpoint(training.state())
                 last = time.monotonic()
@@ -73,5 +75,5 @@ def arrays(model: nn.Module) -> dict[str, np.ndarray]:
 
 
 def weights(run: Run, when: str) -> dict[str, Tensor]:
-    """The stored state of a dense run, "initial" or "final"."""
+    """The stored state of a dense run: "initial", "final", or "epoch-000003" of an epoch that its spec keeps."""
     return {name: from_numpy(value) for name, value in run.tensors(when).items()}

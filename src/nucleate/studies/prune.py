@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -13,10 +14,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
-from nucleate.data import Dataset
+from nucleate.compact.files import save_sparse
 from nucleate.functions import find_function
 from nucleate.machine.tuning import tuned
+from nucleate.models.pretrained import is_pretrained
 from nucleate.models.weights import load_weights
 from nucleate.probes.macs import layer_macs, remaining_macs
 from nucleate.probes.tap import evaluating
@@ -28,10 +31,14 @@ from nucleate.runs import Run, write_run
 from nucleate.runs.store import Writer, write_atomic
 from nucleate.runs.sweep import Tick
 from nucleate.spec import PruneRunSpec
+from nucleate.studies import retrain as further
+from nucleate.studies.card import card_text
 from nucleate.studies.compare import SCORE_BATCH, criterion
 from nucleate.studies.dense import arrays
+from nucleate.studies.frontier import parse_target
+from nucleate.studies.retrain import retrain
 from nucleate.studies.setting import Setting, prepare, sources
-from nucleate.training import Training
+from nucleate.studies.target import POINTS, Towards
 from nucleate.training.loop import loss_of
 
 STEPS = 8
@@ -53,6 +60,8 @@ class Outcome:
 
 def size(spec: PruneRunSpec) -> int:
     """Densities that are tried: what the progress bar counts."""
+    if spec.target:
+        return POINTS * len(spec.methods) * len(spec.shapes)
     return 1 if spec.density is not None else STEPS
 
 
@@ -67,9 +76,10 @@ def run(
     """Prune the network whose weights the spec names; returns its finished run folder.
 
     With `largest_loss` the density is searched by bisection in its logarithm, on validation points that are kept out
-    of the further training (whoever trained the weights may have seen them); held-out points are looked at once, at
-    the end. The folder holds `weights.safetensors`, a
-    plain state_dict with zeros that loads without nucleate, `masks.safetensors`, and `card.md`.
+    of the further training (whoever trained the weights may have seen them); with `target` so are method, shape and the
+    density of each layer (`Towards`). Held-out points are looked at once, at the end. The folder holds
+    `weights.safetensors`, a plain state_dict with zeros that loads without nucleate, `masks.safetensors`,
+    `sparse.safetensors`, which is small, and `card.md`; of a model of `transformers` its folder, pruned, too.
 
     Raises:
         ValueError: for a spec, model, weights, data or a folder that cannot be used; a largest loss that even the
@@ -77,18 +87,20 @@ def run(
     """
     check(spec)
     setting = prepare(spec, data_root, threads)
-    load_weights(setting.model, spec.weights)
+    if spec.weights:
+        load_weights(setting.model, spec.weights)
+    early = _early(setting.model, spec.early) if spec.early else None
     coverage(setting.model, layers=spec.prune.layers or None)
     content = setting.content | {
-        "weights": _digest(Path(spec.weights)),
-        "metric": sources(spec.metric, spec.prune.method),
+        "weights": _digests(spec),
+        "metric": sources(spec.metric, spec.prune.method, *spec.methods),
     }
     with write_run(root, spec, env=setting.env, **content) as writer:
         if writer.done:
             tick(size(spec))
             return Run(writer.path)
         begun = time.monotonic()
-        Search(setting, spec, writer).run(tick)
+        Search(setting, spec, writer, early).run(tick)
         writer.update_env(seconds=round(time.monotonic() - begun, 2))
         writer.finish()
         return Run(writer.path)
@@ -100,18 +112,27 @@ def check(spec: PruneRunSpec) -> None:
     Raises:
         ValueError: with the field and what it must be.
     """
-    if not spec.weights:
+    if not spec.weights and not is_pretrained(spec.model.name):
         raise ValueError("name the trained weights: --weights file.safetensors")
-    if (spec.density is None) == (spec.largest_loss is None):
-        raise ValueError("give either --density, the kept share, or --largest-loss, how much worse it may become")
+    if sum(asked is not None for asked in (spec.density, spec.largest_loss, spec.target or None)) != 1:
+        raise ValueError(
+            "give either --density, the kept share, or --largest-loss, how much worse it may become, or --target"
+        )
+    if spec.target:
+        parse_target(spec.target)
+        if not spec.methods or not spec.shapes or spec.batch < 1:
+            raise ValueError("a target needs at least one of --methods and of --shapes, and --batch of at least 1")
+        for method in spec.methods:
+            criterion(method)
     if spec.density is not None:
         check_density(spec.density)
     if spec.largest_loss is not None and not spec.largest_loss >= 0:
         raise ValueError(f"largest_loss must be at least 0, not {spec.largest_loss}")
     if not 0 < spec.validation < 1:
         raise ValueError(f"validation must be a share in (0, 1), not {spec.validation}")
-    if spec.prune.epochs < 0 or spec.prune.examples < 1:
-        raise ValueError("prune.epochs must be at least 0 and prune.examples at least 1")
+    further.check(spec.prune, spec.train)
+    if (spec.prune.after == "rewind") != bool(spec.early):
+        raise ValueError("--prune.after rewind and --early, the weights to go back to, belong together")
     if spec.prune.schedule != "one-shot":
         raise ValueError("prune.schedule: one network is pruned in one shot; `nucleate compare` does iterative ladders")
     criterion(spec.prune.method)
@@ -119,13 +140,16 @@ def check(spec: PruneRunSpec) -> None:
 
 
 def measure(name: str) -> Callable[[Tensor, Tensor], float]:
-    """Share of points whose largest output is their label, or the user's function of (outputs, labels).
+    """accuracy, the share of points whose largest output is their label; loss, the mean cross-entropy; or the user's
+    function of (outputs, labels).
 
     >>> measure("accuracy")(torch.tensor([[0.1, 0.9], [0.8, 0.2]]), torch.tensor([1, 1]))
     0.5
     """
     if name == "accuracy":
         return lambda outputs, labels: float((outputs.argmax(-1) == labels).double().mean())
+    if name == "loss":
+        return lambda outputs, labels: float(F.cross_entropy(outputs.flatten(0, -2), labels.flatten()))
     return find_function(name)
 
 
@@ -142,40 +166,46 @@ def covered(spec: PruneRunSpec, data_root: Path | None = None) -> str:
 class Search:
     """Tries densities, keeps what was found, writes the best."""
 
-    def __init__(self, setting: Setting, spec: PruneRunSpec, writer: Writer) -> None:
-        self.spec, self.writer, self.data = spec, writer, setting.data
+    def __init__(
+        self, setting: Setting, spec: PruneRunSpec, writer: Writer, early: dict[str, Tensor] | None = None
+    ) -> None:
+        self.spec, self.writer, self.data, self.early = spec, writer, setting.data, early
         self.model = setting.model.to(spec.train.device)
         self.tuning = setting.training(writer).tuning
         self.start = {k: v.detach().clone() for k, v in self.model.state_dict().items()}
         order = torch.randperm(len(self.data.train_labels), generator=torch.Generator().manual_seed(spec.seed))
-        held = max(1, round(spec.validation * len(order))) if spec.largest_loss is not None else 0
+        held = max(1, round(spec.validation * len(order))) if spec.density is None else 0
         self.held, self.used = order[:held], order[held:]
         self.metric = measure(spec.metric)
+        self.higher = spec.better == "higher" and spec.metric != "loss"
+        self.loss = partial(loss_of, kind=spec.train.loss, num_classes=self.data.num_classes)
 
     def run(self, tick: Tick) -> None:
         """Search, or prune once; then measure on the held-out points and write everything."""
         spec = self.spec
-        dense = self._judge(*self._test())
+        dense = self.judge(*self._test())
         if spec.density is not None:
-            best = self._at(spec.density)
+            best = self.at(spec.density)
             tick(1)
+        elif spec.target:
+            best = Towards(self, parse_target(spec.target)).run(tick)
         else:
             best = self._search(tick)
-        after = self._judge(*self._test())
+        after = self.judge(*self._test())
         self._write(best, dense, after)
 
     def _search(self, tick: Tick) -> Outcome:
         spec = self.spec
         assert spec.largest_loss is not None
-        sign = 1.0 if spec.better == "higher" else -1.0
-        reference = self._judge(*self._validation())
+        sign = 1.0 if self.higher else -1.0
+        reference = self.judge(*self.held_points())
         low, high = LEAST, 1.0
         density, kept = (low * high) ** 0.5, 1.0
         walked: dict[float, float] = self._walked()
         for _ in range(STEPS):
             value = walked.get(density)
             if value is None:
-                value = self._at(density).validation
+                value = self.at(density).validation
                 self._note(density, value)
             tick(1)
             if sign * (reference - value) <= spec.largest_loss:
@@ -188,57 +218,77 @@ class Search:
                 f"no density that was tried loses at most {spec.largest_loss:g} of {spec.metric}, down from 1 in "
                 f"{STEPS} steps; allow more loss, or train on after pruning (--prune.epochs)"
             )
-        return self._at(kept)
+        return self.at(kept)
 
-    def _at(self, density: float) -> Outcome:
-        """Prune from the given weights, train on; the model is left so."""
+    def at(
+        self,
+        density: float,
+        *,
+        method: str | None = None,
+        shape: str | None = None,
+        scope: Mapping[str, float] | None = None,
+    ) -> Outcome:
+        """Prune from the given weights as the spec says, or as asked here, and train on; the model is left so."""
         spec, how = self.spec, self.spec.prune
         self.model.load_state_dict(self.start)
-        index = self.used[: how.examples]
-        device = spec.train.device
-        pairs = zip(
-            self.data.train_inputs[index].split(SCORE_BATCH),
-            self.data.train_labels[index].split(SCORE_BATCH),
-            strict=True,
-        )
         done = prune(
             self.model,
-            criterion(how.method),
+            criterion(method or how.method),
             density,
-            batches=[(x.to(device), y.to(device)) for x, y in pairs],
-            loss=partial(loss_of, kind=spec.train.loss, num_classes=self.data.num_classes),
-            scope=how.scope,
-            shape=how.shape,
-            layers=spec.prune.layers or None,
+            batches=self.batches(),
+            loss=self.loss,
+            scope=scope or how.scope,
+            shape=shape or how.shape,
+            layers=how.layers or None,
             seed=spec.seed,
         )
-        if how.epochs:
-            train = replace(spec.train, epochs=how.epochs, lr=how.lr)
-            inputs, labels = self.data.train_inputs[self.used], self.data.train_labels[self.used]
-            for _ in Training(
-                self.model,
-                inputs,
-                labels,
-                self.data.num_classes,
-                train,
-                self.tuning,
-                seed=spec.seed,
-                masks=done.masks,
-            ):
-                pass
-        value = self._judge(*self._validation()) if len(self.held) else float("nan")
+        retrain(
+            self.model,
+            self.data.train_inputs[self.used],
+            self.data.train_labels[self.used],
+            self.data.num_classes,
+            train=spec.train,
+            how=how,
+            tuning=self.tuning,
+            seed=spec.seed,
+            masks=done.masks,
+            early=self.early,
+        )
+        value = self.judge(*self.held_points()) if len(self.held) else float("nan")
         return Outcome(density, value, done.masks, done.record)
 
-    def _validation(self) -> tuple[Tensor, Tensor]:
+    def batches(self) -> list[tuple[Tensor, Tensor]]:
+        """The training points that scores see."""
+        index = self.used[: self.spec.prune.examples]
+        device = self.spec.train.device
+        inputs, labels = self.data.train_inputs[index], self.data.train_labels[index]
+        pairs = zip(inputs.split(SCORE_BATCH), labels.split(SCORE_BATCH), strict=True)
+        return [(x.to(device), y.to(device)) for x, y in pairs]
+
+    @torch.no_grad()
+    def mean_loss(self, inputs: Tensor, labels: Tensor) -> float:
+        """Mean training loss of the model as it is, in eval mode."""
+        total = 0.0
+        with evaluating(self.model), tuned(self.tuning):
+            for x, y in zip(inputs.split(_many(labels)), labels.split(_many(labels)), strict=True):
+                device = self.spec.train.device
+                total += float(self.loss(self.model(x.to(device)).float(), y.to(device))) * len(y)
+        return total / len(labels)
+
+    def held_points(self) -> tuple[Tensor, Tensor]:
+        """Validation points."""
         return self.data.train_inputs[self.held], self.data.train_labels[self.held]
 
     def _test(self) -> tuple[Tensor, Tensor]:
         return self.data.test_inputs, self.data.test_labels
 
     @torch.no_grad()
-    def _judge(self, inputs: Tensor, labels: Tensor) -> float:
+    def judge(self, inputs: Tensor, labels: Tensor) -> float:
+        """The spec's measure of the model as it is, in eval mode."""
         with evaluating(self.model), tuned(self.tuning):
-            outputs = torch.cat([self.model(x.to(self.spec.train.device)).float().cpu() for x in inputs.split(BATCH)])
+            outputs = torch.cat(
+                [self.model(x.to(self.spec.train.device)).float().cpu() for x in inputs.split(_many(labels))]
+            )
         return float(self.metric(outputs, labels))
 
     def _walked(self) -> dict[float, float]:
@@ -246,10 +296,11 @@ class Search:
         return {r["density"]: r["value"] for r in self.writer.records if r["split"] == "validation"}
 
     def _note(self, density: float, value: float) -> None:
-        self.writer.append([self._row(density, "validation", self.spec.metric, value)])
+        self.writer.append([self.row(density, "validation", self.spec.metric, value)])
         self.writer.checkpoint(b"walked")
 
-    def _row(self, density: float, split: str, metric: str, value: float, layer: str = "") -> dict[str, Any]:
+    def row(self, density: float, split: str, metric: str, value: float, layer: str = "") -> dict[str, Any]:
+        """One record."""
         base = {"study": "prune", "seed": self.spec.seed, "step": 0, "epoch": 0, "density": density, "layer": layer}
         return {**base, "split": split, "metric": metric, "value": value}
 
@@ -259,62 +310,43 @@ class Search:
         cost = {"macs": (sum(macs.values()), remaining_macs(macs, masks.densities))}
         self.writer.append(
             [
-                self._row(1.0, "test", spec.metric, dense),
-                self._row(masks.density, "test", spec.metric, after),
-                self._row(1.0, "", "macs", float(cost["macs"][0])),
-                self._row(masks.density, "", "macs", cost["macs"][1]),
-                *(self._row(masks.density, "", "density", v, layer) for layer, v in masks.densities.items()),
+                self.row(1.0, "test", spec.metric, dense),
+                self.row(masks.density, "test", spec.metric, after),
+                self.row(1.0, "", "macs", float(cost["macs"][0])),
+                self.row(masks.density, "", "macs", cost["macs"][1]),
+                *(self.row(masks.density, "", "density", v, layer) for layer, v in masks.densities.items()),
             ]
         )
         self.writer.save_tensors("weights", arrays(self.model))
         self.writer.save_tensors("masks", {name: mask.cpu().numpy() for name, mask in masks.items()})
         write_atomic(self.writer.path / "record.json", json.dumps(best.record, indent=1, default=str).encode())
+        save_sparse(self.model, self.writer.path / "sparse.safetensors", masks, record=best.record)
+        if is_pretrained(spec.model.name):
+            self.model.save_pretrained(self.writer.path / "model")  # type: ignore[operator]
+        found = replace(spec.prune, method=best.record["method"], shape=best.record["shape"])
+        if spec.target:
+            spec = replace(spec, prune=replace(found, scope="per layer, below"))
         card = card_text(spec, self.data, self.model, masks, dense, after, cost["macs"])
         write_atomic(self.writer.path / "card.md", card.encode())
 
 
-def card_text(
-    spec: PruneRunSpec,
-    data: Dataset,
-    model: nn.Module,
-    masks: Masks,
-    dense: float,
-    after: float,
-    macs: tuple[float, float],
-) -> str:
-    """What a reader of the pruned model must know, as Markdown."""
-    how = spec.prune
-    trained = f"trained on for {how.epochs} epochs at learning rate {how.lr:g}" if how.epochs else "not trained on"
-    layers = "\n".join(f"| {name} | {d:.4f} |" for name, d in masks.densities.items())
-    parameters = sum(p.numel() for p in model.parameters())
-    held_out = f"{len(data.test_labels):,} held-out points of {data.name} ({spec.better} is better)"
-    return f"""# {spec.model.name}, pruned
+def _many(labels: Tensor) -> int:
+    """Points of one pass: sequences count by position."""
+    return BATCH if labels.ndim == 1 else max(1, BATCH // labels.shape[1])
 
-{masks.kept:,} of {masks.count:,} prunable weights are left ({masks.density:.2%}), of {parameters:,} parameters in all.
-Method {how.method}, scope {how.scope}, shape {how.shape}, seed {spec.seed}; {trained}.
 
-| | before | after |
-|---|---|---|
-| {spec.metric} on {held_out} | {dense:.4f} | {after:.4f} |
-| multiply-adds a point, in theory | {macs[0]:,.0f} | {macs[1]:,.0f} |
+def _early(model: nn.Module, path: str) -> dict[str, Tensor]:
+    twin = copy.deepcopy(model)
+    load_weights(twin, path)
+    return twin.state_dict()
 
-Zeros in a dense file make it neither smaller nor faster by themselves: `nucleate.save_sparse` makes it smaller,
-`nucleate.shrink` and `nucleate.accelerate` make it faster, by measurement.
 
-## Loading without nucleate
-
-```python
-from safetensors.torch import load_file
-
-model.load_state_dict(load_file("tensors/weights.safetensors"))
-```
-
-## Kept share by layer
-
-| layer | kept |
-|---|---|
-{layers}
-"""
+def _digests(spec: PruneRunSpec) -> str:
+    """Of all files of weights that the run starts from."""
+    files = [Path(p) for p in (spec.weights, spec.early) if p]
+    if is_pretrained(spec.model.name):
+        files += sorted(Path(spec.model.name).expanduser().glob("*.safetensors"))
+    return "".join(_digest(path) for path in files)
 
 
 def _digest(path: Path) -> str:

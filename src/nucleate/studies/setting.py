@@ -17,6 +17,7 @@ from nucleate.functions import find_function
 from nucleate.machine.selftest import self_test
 from nucleate.machine.tuning import as_dict, choose_tuning, replay_tuning
 from nucleate.models import build
+from nucleate.models.pretrained import is_pretrained
 from nucleate.pruning.coverage import coverage
 from nucleate.runs.store import Writer
 from nucleate.spec import DataSpec, ModelSpec, TrainSpec
@@ -86,7 +87,7 @@ def prepare(spec: TrainingSpec, data_root: Path | None, threads: int | None) -> 
     """
     data = load(spec.data, data_root)
     model = build(spec.model, data.input_shape, data.num_classes, generator=torch.Generator().manual_seed(spec.seed))
-    if ":" in spec.model.name:
+    if ":" in spec.model.name or is_pretrained(spec.model.name):
         _check_outputs(spec.model.name, model, data)
     tuning = choose_tuning(
         precision=spec.train.precision,
@@ -134,7 +135,9 @@ def _check_outputs(name: str, model: nn.Module, data: Dataset) -> None:
     finally:
         model.train(was)
     wanted = (len(inputs), data.num_classes)
-    if not isinstance(out, torch.Tensor) or (len(out), out.shape[-1]) != wanted:
+    # A pretrained model may know more tokens than the data has.
+    classes = min(data.num_classes, out.shape[-1]) if is_pretrained(name) and isinstance(out, torch.Tensor) else None
+    if not isinstance(out, torch.Tensor) or (len(out), classes or out.shape[-1]) != wanted:
         given = tuple(out.shape) if isinstance(out, torch.Tensor) else type(out).__name__
         raise ValueError(f"{name} must return logits of shape {wanted} for two points, not {given}")
 

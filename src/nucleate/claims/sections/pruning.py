@@ -42,7 +42,7 @@ def _arm(method: str, levels: slice = ALL, *, chosen: bool = False) -> Arm:
     def pruned(tier: Tier) -> CompareSpec:
         spec = recipe("digits-mlp" if tier == "quick" else "mnist-lenet")
         layers = (FIRST,) if chosen else ()
-        spec = replace(spec, densities=(CHOSEN[tier],) if chosen else LEVELS[tier][levels], robustness=0)
+        spec = replace(spec, densities=(CHOSEN[tier],) if chosen else LEVELS[tier][levels], robustness=0, timing=0)
         if tier == "quick":
             model, train = replace(spec.model, width=128), replace(spec.train, epochs=25)
             spec = replace(spec, recipe="digits-mlp-quick", model=model, train=train)
@@ -65,7 +65,7 @@ def _ladder(recipe_of: dict[Tier, str], **quick: Any) -> Arm:
         if tier == "quick":
             spec = replace(spec, recipe=f"{spec.recipe}-quick", **quick)
         prune = replace(spec.prune, method="magnitude", scope="layer", epochs=0)
-        return replace(spec, prune=prune, densities=LADDER, robustness=0)
+        return replace(spec, prune=prune, densities=LADDER, robustness=0, timing=0)
 
     return pruned
 

@@ -17,6 +17,11 @@ from nucleate.pruning.layout import Layout
 _RELUS = (nn.functional.relu, torch.relu, torch.relu_, Tensor.relu, Tensor.relu_, nn.functional.relu_)
 _THROUGH = (nn.functional.batch_norm, torch.batch_norm, nn.functional.dropout)
 
+ROWS = ("linear", "conv1d", "attention")
+"""Kinds of layers that multiply rows of inputs."""
+PART = 256
+"""Rows that are widened to float64 at a time."""
+
 
 def wanda(given: Given) -> dict[str, Tensor]:
     """|w_ij| ||x_j||, compared within each output (Sun et al. 2024).
@@ -50,6 +55,8 @@ def l2_activation(given: Given) -> dict[str, Tensor]:
 def input_energies(given: Given) -> dict[str, Tensor]:
     """Sum of squares of the input that meets each weight, in the shape of the weights, float64.
 
+    While data pass, a linear map costs one number an input, not one a weight: all layers are calibrated in one pass.
+
     Raises:
         ValueError: for layers whose input is never seen.
     """
@@ -62,7 +69,12 @@ def input_energies(given: Given) -> dict[str, Tensor]:
     def receive(key: str, x: Tensor) -> None:
         owner = "" if key == "input" else key.removeprefix("input:").partition("#")[0]
         for name in (n for n, owners in places.items() if owner in owners and not _hidden(n)):
-            new = energy(modules[owner], given.weights[name].detach(), given.layouts[name], x.detach(), keep["tokens"])
+            layout = given.layouts[name]
+            new = (
+                row_energy(x.detach(), keep["tokens"])
+                if layout.kind in ROWS
+                else energy(modules[owner], given.weights[name].detach(), layout, x.detach(), keep["tokens"])
+            )
             energies[name] = new if name not in energies else energies[name] + new
 
     _eval(given)
@@ -76,6 +88,10 @@ def input_energies(given: Given) -> dict[str, Tensor]:
             f"the input of {', '.join(unseen[:3])} is never seen: its module is not run, or this weight meets "
             "something else, as in recurrent layers and out_proj of MultiheadAttention; limit layers= to others"
         )
+    for name in given.weights:
+        layout = given.layouts[name]
+        if layout.kind in ROWS:
+            energies[name] = layout.unrows(energies[name].expand(layout.outputs, -1))
     return energies
 
 
@@ -84,8 +100,17 @@ def _hidden(name: str) -> bool:
     return name.rpartition(".")[2].startswith(("weight_hh", "weight_ih", "k_proj_weight", "v_proj_weight"))
 
 
+def row_energy(x: Tensor, kept: Tensor | None = None) -> Tensor:
+    """Sum of squares of each of the inputs (..., inputs) of a linear map, float64, few rows at a time."""
+    rows = x[kept] if kept is not None and x.shape[:2] == kept.shape else x.flatten(0, -2)
+    total = torch.zeros(rows.shape[-1], dtype=torch.float64, device=x.device)
+    for part in rows.split(PART):
+        total += part.double().square_().sum(0)
+    return total
+
+
 def energy(module: nn.Module, w: Tensor, layout: Layout, x: Tensor, kept: Tensor | None = None) -> Tensor:
-    """Sum of squares of one batch of inputs, expanded to the weight's shape, float64.
+    """Sum of squares of one batch of inputs of an embedding or a convolution, in the weight's shape, float64.
 
     Args:
         kept: (N, T) positions to count; all if none.
@@ -93,10 +118,6 @@ def energy(module: nn.Module, w: Tensor, layout: Layout, x: Tensor, kept: Tensor
     if layout.kind == "embedding":
         counts = torch.bincount((x if kept is None else x[kept]).flatten(), minlength=len(w)).double()
         return counts[:, None].expand(w.shape)
-    if layout.kind in ("linear", "conv1d", "attention"):
-        rows = x[kept] if kept is not None and x.shape[:2] == kept.shape else x.flatten(0, -2)
-        square = rows.double().square().sum(0)
-        return layout.unrows(square.expand(layout.outputs, -1))
     # Any convolution is linear in its weight: the derivative of the sum of its outputs for squared inputs is, at each
     # weight, the sum of the squares that meet it, whatever stride, padding, dilation and groups are.
     with torch.enable_grad():

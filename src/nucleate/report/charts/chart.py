@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from nucleate.report.gather import View, interval
@@ -35,6 +35,12 @@ class Chart:
     """Curves drawn from the start; all if empty."""
     where: tuple[tuple[str, Any], ...] = ()
     """Fields and the values that rows must have to be drawn."""
+    along: str = ""
+    """Metric (of the whole network, no split) whose mean over seeds is drawn along x in the place of the field `x`."""
+    each: str = ""
+    """Field for whose every value there is a chart of its own."""
+    one_seed: bool = False
+    """Only the first seed's rows: a picture, not a mean."""
     mark: str = ""
     """Metric whose values are places along x, drawn as dotted lines."""
 
@@ -52,8 +58,9 @@ class Section:
     """Left out, and so are its charts, where the runs hold fewer than two places along x (or y)."""
 
     def shown(self, found: Sequence[View]) -> tuple[Chart, ...]:
-        """Charts that these runs have something to say to."""
-        return tuple(c for c in self.charts if not self.optional or _varies(found, self.study, c))
+        """Charts that these runs have something to say to, those with `each` once for each of its values."""
+        charts = [chart for c in self.charts for chart in (_every(found, self.study, c) if c.each else (c,))]
+        return tuple(c for c in charts if not self.optional or _varies(found, self.study, c))
 
 
 @dataclass
@@ -97,7 +104,18 @@ def curves(found: Sequence[View], study: str, chart: Chart) -> list[Curve]:
             curve.seeds.append(len(values))
         if curve.x:
             out.append(curve)
+    if chart.along:
+        places = replace(chart, metric=chart.along, split="", along="", log_y=chart.log_x)
+        found_at = {c.label: dict(zip(c.x, c.mean, strict=True)) for c in curves(found, study, places)}
+        return [moved for c in out if (moved := _moved(c, found_at.get(c.label, {}))).x]
     return out
+
+
+def _moved(curve: Curve, places: Mapping[Any, float]) -> Curve:
+    """The curve with other places along x, sorted by them; points that have none are left out."""
+    order = sorted((places[x], i) for i, x in enumerate(curve.x) if x in places)
+    lists = ("mean", "low", "high", "seeds")
+    return Curve(curve.label, [x for x, _ in order], *([getattr(curve, n)[i] for _, i in order] for n in lists))
 
 
 def labels(found: Sequence[View], section: Section) -> list[str]:
@@ -139,10 +157,24 @@ def look_up(v: View, row: dict[str, Any], name: str) -> Any:
     return value
 
 
+def _field(v: View, row: dict[str, Any], name: str) -> Any:
+    value = look_up(v, row, name)
+    return "" if value is None else value
+
+
 def _told(name: str, value: Any) -> str:
     """A number needs its field's name beside it, a word tells for itself."""
     plain = isinstance(value, str) or value is None
     return str(value) if plain else f"{name.rsplit('.', 1)[-1]} {value}"
+
+
+def _every(found: Sequence[View], study: str, chart: Chart) -> list[Chart]:
+    values = dict.fromkeys(look_up(v, row, chart.each) for v, row in _rows(found, study, chart))
+    numeric = all(isinstance(value, int | float) for value in values)
+    return [
+        replace(chart, title=f"{chart.title}, {_told(chart.each, value)}", where=(*chart.where, (chart.each, value)))
+        for value in (sorted(values, reverse=True) if numeric else values)
+    ]
 
 
 def _varies(found: Sequence[View], study: str, chart: Chart) -> bool:
@@ -157,10 +189,12 @@ def _rows(found: Sequence[View], study: str, chart: Chart) -> Iterator[tuple[Vie
     wanted = {"metric": chart.metric, "split": chart.split, **dict(chart.where)}
     if chart.layer != "*":
         wanted["layer"] = chart.layer
-    for v in found:
-        if v.study != study:
+    own = [v for v in found if v.study == study]
+    first = min((v.seed for v in own), key=str, default="") if chart.one_seed else None
+    for v in own:
+        if chart.one_seed and v.seed != first:
             continue
         for row in v.rows_of(chart.metric):
             named = all(look_up(v, row, name) is not None for name in (chart.x, *filter(None, (chart.y,))))
-            if named and all(row.get(k, "") == value for k, value in wanted.items()):
+            if named and all(_field(v, row, k) == value for k, value in wanted.items()):
                 yield v, row

@@ -1,0 +1,54 @@
+"""The card of a pruned model."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from nucleate.data import Dataset
+from nucleate.pruning.masks import Masks
+from nucleate.spec import PruneRunSpec
+
+
+def card_text(
+    spec: PruneRunSpec,
+    data: Dataset,
+    model: nn.Module,
+    masks: Masks,
+    dense: float,
+    after: float,
+    macs: tuple[float, float],
+) -> str:
+    """What a reader of the pruned model must know, as Markdown."""
+    how = spec.prune
+    rate = f"at learning rate {how.lr:g}" if how.after == "fine-tune" else f"({how.after})"
+    trained = f"trained on for {how.epochs} epochs {rate}" if how.epochs else "not trained on"
+    layers = "\n".join(f"| {name} | {d:.4f} |" for name, d in masks.densities.items())
+    parameters = sum(p.numel() for p in model.parameters())
+    held_out = f"{len(data.test_labels):,} held-out points of {data.name} ({spec.better} is better)"
+    return f"""# {spec.model.name}, pruned
+
+{masks.kept:,} of {masks.count:,} prunable weights are left ({masks.density:.2%}), of {parameters:,} parameters in all.
+Method {how.method}, scope {how.scope}, shape {how.shape}, seed {spec.seed}; {trained}.
+
+| | before | after |
+|---|---|---|
+| {spec.metric} on {held_out} | {dense:.4f} | {after:.4f} |
+| multiply-adds a point, in theory | {macs[0]:,.0f} | {macs[1]:,.0f} |
+
+Zeros in a dense file make it neither smaller nor faster by themselves: `sparse.safetensors` beside this card is the
+small file (`nucleate.load_sparse` reads it); `nucleate.shrink` and `nucleate.accelerate` make it faster, as measured.
+
+## Loading without nucleate
+
+```python
+from safetensors.torch import load_file
+
+model.load_state_dict(load_file("tensors/weights.safetensors"))
+```
+
+## Kept share by layer
+
+| layer | kept |
+|---|---|
+{layers}
+"""

@@ -1,0 +1,102 @@
+"""Calibrating a language model holds one block's activations, however many blocks and batches there are."""
+
+from __future__ import annotations
+
+import gc
+import weakref
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_iter
+
+from nucleate.models.transformer import Transformer
+from nucleate.pruning.coverage import coverage, parameters
+from nucleate.pruning.criteria.activations import input_energies
+from nucleate.pruning.criteria.given import Given
+from nucleate.pruning.reconstruct import reconstruct
+
+WIDTH, LENGTH, BATCH = 64, 128, 32
+
+
+class Live(TorchDispatchMode):
+    """Bytes of all tensors that operations made and that are still there, and the most there ever were."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = self.most = 0
+        self.seen: set[int] = set()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        before = {t.untyped_storage()._cdata for t in tree_iter((args, kwargs)) if isinstance(t, Tensor)}
+        for t in tree_iter(out):
+            if isinstance(t, Tensor):
+                storage = t.untyped_storage()
+                key = storage._cdata
+                if key not in before and key not in self.seen:
+                    self.seen.add(key)
+                    self.now += storage.nbytes()
+                    weakref.finalize(storage, self._gone, key, storage.nbytes())
+        self.most = max(self.most, self.now)
+        return out
+
+    def _gone(self, key: int, size: int) -> None:
+        self.seen.discard(key)
+        self.now -= size
+
+
+def most(call: Callable[[], object]) -> int:
+    """Most bytes that a call holds at once."""
+    gc.collect()
+    with Live() as live:
+        call()
+    return live.most
+
+
+def model(depth: int) -> nn.Module:
+    torch.manual_seed(0)
+    return Transformer(LENGTH, 256, width=WIDTH, depth=depth).requires_grad_(False).eval()
+
+
+def batches(count: int) -> list[tuple[Tensor, None]]:
+    generator = torch.Generator().manual_seed(0)
+    return [(torch.randint(0, 256, (BATCH, LENGTH), generator=generator), None) for _ in range(count)]
+
+
+def energies(net: nn.Module, data: list[tuple[Tensor, None]]) -> object:
+    covered = coverage(net, layers="blocks*")
+    own = dict(parameters(net))
+    return input_energies(Given(net, {n: own[n] for n in covered.layouts}, dict(covered.layouts), data))
+
+
+def block_activations() -> int:
+    """Bytes of everything that the modules of one block make: norms, q, k, v, mixed, out, two sums, up, act, down."""
+    return 4 * BATCH * LENGTH * WIDTH * (2 + 3 + 1 + 1 + 2 + 4 + 4 + 1)
+
+
+def test_the_meter_sees_what_is_held() -> None:
+    kept: list[Tensor] = []
+    size = 4 * 1000
+    assert most(lambda: [torch.zeros(1000) for _ in range(5)]) == 5 * size
+    assert most(lambda: kept.extend(torch.zeros(1000)[None] for _ in range(3))) == 3 * size
+    assert most(lambda: [torch.zeros(1000).sum() for _ in range(5)]) < 2 * size
+
+
+@pytest.mark.parametrize("calibrate", [energies, lambda net, data: reconstruct(net, data, 0.5, layers="blocks*")])
+def test_calibration_stays_within_one_blocks_activations_and_the_model(
+    calibrate: Callable[[nn.Module, list[tuple[Tensor, None]]], object],
+) -> None:
+    held = {
+        (depth, count): most(lambda d=depth, c=count: calibrate(model(d), batches(c)))
+        - most(lambda d=depth, c=count: (model(d), batches(c)))
+        for depth, count in ((4, 2), (12, 2), (4, 6))
+    }
+    weights = 4 * sum(p.numel() for p in model(4).parameters())
+    assert 0 < held[4, 2] <= block_activations() + weights
+    # Neither more blocks nor more data hold more, but for masks and per-input sums.
+    assert held[12, 2] - held[4, 2] < 0.3 * (4 * 8 * 12 * WIDTH**2)
+    assert abs(held[4, 6] - held[4, 2]) < 0.02 * block_activations()
