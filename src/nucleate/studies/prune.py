@@ -255,7 +255,7 @@ class Search:
             early=self.early,
         )
         value = self.judge(*self.held_points()) if len(self.held) else float("nan")
-        return Outcome(density, value, done.masks, done.record)
+        return Outcome(density, value, done.masks, json.loads(json.dumps(done.record, default=str)))
 
     def batches(self) -> list[tuple[Tensor, Tensor]]:
         """The training points that scores see."""
@@ -319,7 +319,7 @@ class Search:
         )
         self.writer.save_tensors("weights", arrays(self.model))
         self.writer.save_tensors("masks", {name: mask.cpu().numpy() for name, mask in masks.items()})
-        write_atomic(self.writer.path / "record.json", json.dumps(best.record, indent=1, default=str).encode())
+        write_atomic(self.writer.path / "record.json", json.dumps(best.record, indent=1).encode())
         save_sparse(self.model, self.writer.path / "sparse.safetensors", masks, record=best.record)
         if is_pretrained(spec.model.name):
             self.model.save_pretrained(self.writer.path / "model")  # type: ignore[operator]

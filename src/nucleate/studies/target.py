@@ -52,14 +52,15 @@ class Towards:
         met: list[tuple[float, str, str, int]] = []
         for method in self.spec.methods:
             for shape in self.spec.shapes:
-                before = len(self.walked)
                 step = self._bisect(method, shape)
-                tick(max(0, POINTS - (len(self.walked) - before)))
-                if step is not None and self.target.met(reached := self._reach(method, shape, step)):
+                tick(POINTS)
+                # The dense network itself loses nothing: that is no answer to a target of loss.
+                if step is None or (step == 0 and self.target.kind == "loss"):
+                    continue
+                if self.target.met(reached := self._reach(method, shape, step)):
                     # What the target does not ask for decides: the loss, or for a target of loss the time.
                     rank = reached["time"] if self.target.kind == "loss" else reached["loss"]
                     met.append((rank, method, shape, step))
-                tick(min(POINTS, len(self.walked) - before))
         if not met:
             kind = self.target.kind
             best = (max if kind == "speedup" else min)((r[kind] for r in self.walked.values()), default=math.nan)
@@ -95,7 +96,7 @@ class Towards:
             found = self._at(method, shape, step)
             fast, dense = seconds(self._measured(found.masks))
             reached: dict[Kind, float] = {
-                "size": self._bytes(found.masks),
+                "size": self._bytes(found),
                 "time": fast,
                 "speedup": dense / fast,
                 "loss": self.sign * (self.reference - found.validation),
@@ -121,9 +122,11 @@ class Towards:
     def _measured(self, masks: Masks | None) -> Report:
         return timed(self.model, self.example, masks, self.search.tuning)
 
-    def _bytes(self, masks: Masks) -> float:
+    def _bytes(self, found: Outcome) -> float:
+        """Of the file that the run would leave, its record with it."""
         with tempfile.TemporaryDirectory() as folder:
-            return float(save_sparse(self.model, Path(folder) / "sparse.safetensors", masks))
+            file = Path(folder) / "sparse.safetensors"
+            return float(save_sparse(self.model, file, found.masks, record=found.record))
 
     def _costs(self, shape: str) -> Costs:
         """Bytes, or measured seconds, of each layer at each density."""
