@@ -188,6 +188,10 @@ def test_a_folder_of_transformers_comes_back_pruned(
     block = model.transformer.h[0]
     zeros = [int((m.weight == 0).sum()) / m.weight.numel() for m in (block.attn.c_attn, block.mlp.c_fc)]
     assert zeros == [0.5, 0.5]
+    (run,) = (Run(p.parent) for p in Path("runs").rglob("DONE"))
+    # Twelve times the squared width at each of 16 positions, half of it gone, and the output layer.
+    macs = sorted(r["value"] for r in run.select(metric="macs"))
+    assert macs == [16 * (6 * 32**2 + 32 * 256), 16 * (12 * 32**2 + 32 * 256)]
     (tmp_path / "none").mkdir()
     (tmp_path / "none" / "config.json").write_text('{"architectures": ["GPT2Model"]}')
     assert main(["prune", "--model", "none", *args, *rest]) == 2

@@ -32,14 +32,15 @@ def layer_macs(model: nn.Module, example: Tensor) -> dict[str, int]:
     handles = []
 
     def count(name: str, module: nn.Module, out: Tensor) -> None:
-        positions = out[0].numel() // out.shape[-1] if isinstance(module, nn.Linear) else out[0, 0].numel()
+        positions = out[0, 0].numel() if isinstance(module, CONVS) else out[0].numel() // out.shape[-1]
         weight = module.weight
         assert isinstance(weight, Tensor)
         found[name] = found.get(name, 0) + positions * weight.numel()
 
     try:
         for name, module in plain.named_modules():
-            if isinstance(module, (nn.Linear, *CONVS)):
+            # The linear map of GPT-2 is a class of transformers, which need not be there.
+            if isinstance(module, (nn.Linear, *CONVS)) or type(module).__name__ == "Conv1D":
                 key = f"{name}.weight" if name else "weight"
                 handles.append(module.register_forward_hook(lambda m, args, out, key=key: count(key, m, out)))
         with evaluating(plain):

@@ -24,7 +24,8 @@ def card_text(
     trained = f"trained on for {how.epochs} epochs {rate}" if how.epochs else "not trained on"
     layers = "\n".join(f"| {name} | {d:.4f} |" for name, d in masks.densities.items())
     parameters = sum(p.numel() for p in model.parameters())
-    held_out = f"{len(data.test_labels):,} held-out points of {data.name} ({spec.better} is better)"
+    better = "lower" if spec.metric == "loss" else spec.better
+    held_out = f"{len(data.test_labels):,} held-out points of {data.name} ({better} is better)"
     return f"""# {spec.model.name}, pruned
 
 {masks.kept:,} of {masks.count:,} prunable weights are left ({masks.density:.2%}), of {parameters:,} parameters in all.
