@@ -98,6 +98,6 @@ def test_a_chart_for_each_value_of_a_field_and_for_one_seed(sweep: Path) -> None
     assert (first.title, second.title) == ("Accuracy, snip", "Accuracy, <b>random</b>")
     assert [c.mean for c in curves(found, "demo", second)] == [[1.5, 2.5, 3.5]]
     (by_density,) = (replace(section, charts=(replace(ALONG, x="method", each="density"),)),)
-    assert [c.title for c in by_density.shown(found)] == [f"Accuracy, density {d:g}" for d in (1.0, 0.5, 0.1)]
+    assert [c.title for c in by_density.shown(found)] == [f"Accuracy, density {d}" for d in (1.0, 0.5, 0.1)]
     (one,) = curves(found, "demo", replace(first, one_seed=True))
     assert one.mean == [2.0, 3.0, 4.0] and one.seeds == [1, 1, 1]

@@ -92,7 +92,7 @@ def test_a_search_that_was_stopped_goes_on(
     spec = asked(trained, largest_loss=0.05)
     whole = prune.run(spec, root=tmp_path / "whole")
     calls: list[float] = []
-    original = prune.Search._at
+    original = prune.Search.at
 
     def at(self: prune.Search, density: float) -> prune.Outcome:
         calls.append(density)
@@ -100,7 +100,7 @@ def test_a_search_that_was_stopped_goes_on(
             raise KeyboardInterrupt
         return original(self, density)
 
-    monkeypatch.setattr(prune.Search, "_at", at)
+    monkeypatch.setattr(prune.Search, "at", at)
     with pytest.raises(KeyboardInterrupt):
         prune.run(spec, root=tmp_path / "cut")
     resumed = prune.run(spec, root=tmp_path / "cut")

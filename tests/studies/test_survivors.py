@@ -54,7 +54,7 @@ def test_a_comparison_times_its_networks_and_draws_what_is_left(tmp_path: Path) 
     spec = recipe("digits-mlp")
     spec = replace(
         spec,
-        model=ModelSpec(width=16, depth=1),
+        model=ModelSpec(width=16, depth=2),
         train=replace(spec.train, epochs=2),
         prune=replace(spec.prune, epochs=0, examples=64),
         densities=(0.5, 0.08),

@@ -91,7 +91,8 @@ def test_speed_prefers_the_shape_that_is_fast_and_loss_the_fastest_within_it(
     within = [n for n in numbers(done) if n["loss"] <= 0.03]
     record = json.loads((done.path / "record.json").read_text())
     assert within and record["method"] == "magnitude"
-    assert len(set(record["layers"].values())) == 2  # each layer its own density
+    assert set(record["scope"]) == {"hidden.0.linear.weight", "hidden.1.linear.weight"}
+    assert all(abs(record["layers"][n] - share) < 2e-3 for n, share in record["scope"].items())
     assert min(n["time"] for n in within) < max(n["time"] for n in numbers(done))
     fast = prune.run(
         asked(trained, target="speedup=8", methods=("magnitude",), shapes=("weight", "block:4x1")), root=tmp_path

@@ -31,7 +31,7 @@ class Target:
     kind: Kind
     value: float
 
-    def met(self, reached: Mapping[str, float]) -> bool:
+    def met(self, reached: Mapping[Kind, float]) -> bool:
         """Whether measured values, by kind, reach it."""
         value = reached[self.kind]
         return value >= self.value if self.kind == "speedup" else value <= self.value

@@ -131,7 +131,8 @@ class Towards:
     def _costs(self, shape: str) -> Costs:
         """Bytes, or measured seconds, of each layer at each density."""
         self.model.load_state_dict(self.search.start)
-        names = list(coverage(self.model, layers=self.spec.prune.layers or None).layouts)
+        layers = self.spec.prune.layers or None
+        names = list(coverage(self.model, layers=layers).layouts)
         if self.target.kind == "size":
             counts = {n: self.model.get_parameter(n).numel() for n in names}
             return {n: {1.0: 4.0 * c} | {d: c * (4 * d + 1 / 8) for d in DENSITIES} for n, c in counts.items()}
@@ -140,7 +141,7 @@ class Towards:
             self.model.load_state_dict(self.search.start)
             masks = None
             if density < 1:
-                masks = prune(self.model, "magnitude", density, scope="layer", shape=shape, layers=names).masks
+                masks = prune(self.model, "magnitude", density, scope="layer", shape=shape, layers=layers).masks
             for layer in self._measured(masks).layers:
                 if f"{layer.name}.weight" in names:
                     found.setdefault(f"{layer.name}.weight", {})[density] = min(layer.seconds.values())
