@@ -93,10 +93,10 @@ def test_calibration_stays_within_one_blocks_activations_and_the_model(
     held = {
         (depth, count): most(lambda d=depth, c=count: calibrate(model(d), batches(c)))
         - most(lambda d=depth, c=count: (model(d), batches(c)))
-        for depth, count in ((1, 2), (3, 2), (1, 4))
+        for depth, count in ((2, 2), (4, 2), (2, 4))
     }
-    weights = 4 * sum(p.numel() for p in model(1).parameters())
-    assert 0 < held[1, 2] <= block_activations() + weights
+    weights = 4 * sum(p.numel() for p in model(2).parameters())
+    assert 0 < held[2, 2] <= block_activations() + weights
     # Neither more blocks nor more data hold more, but for masks and per-input sums.
-    assert held[3, 2] - held[1, 2] < 0.3 * (4 * 2 * 12 * WIDTH**2)
-    assert abs(held[1, 4] - held[1, 2]) < 0.02 * block_activations()
+    assert held[4, 2] - held[2, 2] < 0.3 * (4 * 2 * 12 * WIDTH**2)
+    assert abs(held[2, 4] - held[2, 2]) < 0.02 * block_activations()

@@ -61,7 +61,8 @@ def path(costs: Costs, losses: Costs, *, floor: float) -> list[dict[str, float]]
     """Kept shares by layer, from the dense network on, one layer a step down each time: the best gain for its loss.
 
     Losses of layers are taken to add up. `floor` is the loss that counts as none: what two measurements of one network
-    may differ by. A layer may jump over densities that gain nothing (a sparse form that is slower than the dense one).
+    may differ by. A layer steps to the next density that gains something, over those that gain nothing
+    (a sparse form that is slower than the dense one).
 
     >>> costs = {"a": {1.0: 4.0, 0.5: 1.0}, "b": {1.0: 4.0, 0.5: 3.0}}
     >>> losses = {"a": {1.0: 0.0, 0.5: 0.1}, "b": {1.0: 0.0, 0.5: 0.2}}
@@ -73,14 +74,14 @@ def path(costs: Costs, losses: Costs, *, floor: float) -> list[dict[str, float]]
     while True:
         best: tuple[float, str, float] | None = None
         for name, cost in costs.items():
-            for density in cost:
-                gain = cost[now[name]] - cost[density]
-                if density >= now[name] or gain <= 0:
-                    continue
-                added = max(losses[name][density] - max(losses[name][now[name]], 0.0), 0.0)
-                rate = gain / (added + floor)
-                if best is None or rate > best[0]:
-                    best = rate, name, density
+            gains = [d for d, c in cost.items() if d < now[name] and c < cost[now[name]]]
+            if not gains:
+                continue
+            density = max(gains)
+            added = max(losses[name][density] - max(losses[name][now[name]], 0.0), 0.0)
+            rate = (cost[now[name]] - cost[density]) / (added + floor)
+            if best is None or rate > best[0]:
+                best = rate, name, density
         if best is None:
             return walked
         now[best[1]] = best[2]
