@@ -87,8 +87,8 @@ def test_a_size_is_that_of_the_file(trained: tuple[Path, DenseSpec], tmp_path: P
 def test_speed_prefers_the_shape_that_is_fast_and_loss_the_fastest_within_it(
     trained: tuple[Path, DenseSpec], tmp_path: Path
 ) -> None:
-    done = prune.run(asked(trained, target="loss=0.03", methods=("magnitude",)), root=tmp_path)
-    within = [n for n in numbers(done) if n["loss"] <= 0.03]
+    done = prune.run(asked(trained, target="loss=0.2", methods=("magnitude",)), root=tmp_path)
+    within = [n for n in numbers(done) if n["loss"] <= 0.2]
     record = json.loads((done.path / "record.json").read_text())
     assert within and record["method"] == "magnitude"
     assert set(record["scope"]) == {"hidden.0.linear.weight", "hidden.1.linear.weight"}
