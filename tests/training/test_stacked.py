@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from nucleate.compact import native
 from nucleate.machine.tuning import Tuning
 from nucleate.models.mlp import MLP
 from nucleate.spec import TrainSpec
@@ -331,3 +332,24 @@ def test_on_cuda_as_on_the_cpu() -> None:
         if device == "cpu":
             expected = stack.evaluate(inputs, labels)[1]
     torch.testing.assert_close(stack.evaluate(inputs, labels)[1], expected, rtol=0, atol=1e-9)
+
+
+@pytest.mark.skipif(not native.available(), reason="the native kernel is not built")
+@pytest.mark.parametrize("spec", [ADAM, SGD])
+def test_the_native_update_is_torchs_within_rounding(spec: TrainSpec, monkeypatch: pytest.MonkeyPatch) -> None:
+    inputs, labels = points()
+    spec = replace(spec, lr=1e-3)
+    made = [Replica(model=net(i).float(), labels=labels, spec=spec, seed=i) for i in range(3)]
+    ours = Stack(made, inputs.float(), 3, FUSED)
+    monkeypatch.setenv(native.DISABLE, "1")
+    theirs = Stack(made, inputs.float(), 3, FUSED)
+    assert (ours.update, theirs.update) == ("native", "torch")
+    list(theirs)
+    with pytest.raises(ValueError, match="updated by the torch kernel"):
+        ours.load(theirs.state())
+    monkeypatch.delenv(native.DISABLE)
+    list(ours)
+    for i in range(3):
+        for name, value in theirs.state_dict(i).items():
+            # 25 steps, each of them at most lr long, of which rounding is a small part.
+            torch.testing.assert_close(ours.state_dict(i)[name], value, rtol=1e-4, atol=1e-5)

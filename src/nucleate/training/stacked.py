@@ -21,7 +21,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from safetensors.torch import load, save
@@ -30,6 +30,7 @@ from torch.nn import functional as F
 from torch.optim.adam import adam
 from torch.optim.sgd import sgd
 
+from nucleate.compact import native
 from nucleate.machine.tuning import Tuning, tuned
 from nucleate.spec import TrainSpec
 from nucleate.training.chain import Chain
@@ -126,6 +127,9 @@ class Stack:
         if self.masks is not None:
             self.rows.mul_(self.masks)
         self._steps = [0] * count
+        # The package's own kernel updates in half the time of torch's fused one.
+        fits = dtype == torch.float32 and device.type == "cpu" and tuning.fused
+        self.update: Literal["native", "torch"] = "native" if fits and native.available() else "torch"
         self._hold()
         self._compare()
 
@@ -229,15 +233,24 @@ class Stack:
         tensors |= {} if self.masks is None else {"masks": self.masks}
         places = self._places()
         header = json.dumps(
-            {"epoch": self.epoch, "step": self.step, "steps": self._steps, "notes": notes}
+            {"epoch": self.epoch, "step": self.step, "steps": self._steps, "update": self.update, "notes": notes}
             | {"running": sorted(self.order[: self.running])}
         ).encode()
         return len(header).to_bytes(8, "little") + header + save({k: v[places].cpu() for k, v in tensors.items()})
 
     def load(self, content: bytes) -> dict[str, Any]:
-        """Go on from a state of a stack of the same replicas; returns the caller's notes."""
+        """Go on from a state of a stack of the same replicas; returns the caller's notes.
+
+        Raises:
+            ValueError: if it was trained by another update kernel than there is here, which would change its bits.
+        """
         size = int.from_bytes(content[:8], "little")
         header = json.loads(content[8 : 8 + size])
+        if header["update"] != self.update:
+            raise ValueError(
+                f"this stack was updated by the {header['update']} kernel and here there is the {self.update} one: go "
+                f"on where it was begun ({native.DISABLE}=1 switches the native one off), or start a new run"
+            )
         tensors = load(content[8 + size :])
         for replica in set(range(len(self))) - set(header["running"]):
             self.stop(replica)
@@ -293,6 +306,9 @@ class Stack:
 
     def _update(self, run: tuple[slice, float, TrainSpec], clock: Tensor) -> None:
         part, lr, spec = run
+        if self.update == "native":
+            self._update_natively(part, lr, spec)
+            return
         rows, gradients = [self.rows[part]], [self.gradients[part]]
         slots = [[slot[part]] for slot in self.slots]
         if spec.optimizer == "adam":
@@ -307,6 +323,29 @@ class Stack:
                 fused=self.tuning.fused, foreach=False, weight_decay=spec.weight_decay, momentum=spec.momentum,
                 lr=lr, dampening=0.0, nesterov=False, maximize=False,
             )  # fmt: skip
+
+    def _update_natively(self, part: slice, lr: float, spec: TrainSpec) -> None:
+        t = self.step + 1
+        if spec.optimizer == "adam":
+            rates = [lr / (1 - 0.9**t), spec.weight_decay, 0.9, 0.999, 1 / math.sqrt(1 - 0.999**t), 1e-8]
+        else:
+            rates = [lr, spec.weight_decay, spec.momentum]
+        given = torch.tensor(rates)
+        rows = self.rows[part]
+        native.run(
+            native.Step(
+                kind=native.UPDATE,
+                learn=native.Learn(
+                    values=native.pointer(rows),
+                    gradient=native.pointer(self.gradients[part]),
+                    first=native.pointer(self.slots[0][part]),
+                    second=native.pointer(self.slots[-1][part]),
+                    rates=native.pointer(given),
+                    count=rows.numel(),
+                    adam=spec.optimizer == "adam",
+                ),
+            )
+        )
 
     def _end_due(self) -> None:
         for replica in self.order[: self.running]:
