@@ -44,12 +44,14 @@ def fashion_mlp() -> CollapseSpec:
 
 
 def fashion_convnet() -> CollapseSpec:
-    """Four convolutions on 10,000 images of Fashion-MNIST; minutes on two cores."""
+    """Four convolutions on 2,000 images of Fashion-MNIST; minutes on two cores."""
+    # With 5,000 images, rate 0.02 and 60 epochs the error stayed at 0.0006 (seed 100); with 2,000 it is zero at epoch 42
+    # (seed 101).
     return CollapseSpec(
         recipe="fashion-convnet",
-        data=DataSpec(name="fashion", train_size=10_000),
-        model=ModelSpec(name="convnet", width=32, depth=4, batchnorm=True),
-        train=TrainSpec(lr=0.1, weight_decay=5e-4, schedule="cosine", epochs=60, batch_size=128),
+        data=DataSpec(name="fashion", train_size=2000, test_size=2000),
+        model=ModelSpec(name="convnet", width=24, depth=4, batchnorm=True),
+        train=TrainSpec(lr=0.05, weight_decay=5e-4, schedule="cosine", epochs=80, batch_size=64),
         measure=MeasureSpec(points=12),
     )
 
