@@ -45,8 +45,8 @@ def fashion_mlp() -> CollapseSpec:
 
 def fashion_convnet() -> CollapseSpec:
     """Four convolutions on 2,000 images of Fashion-MNIST; minutes on two cores."""
-    # With 5,000 images, rate 0.02 and 60 epochs the error stayed at 0.0006 (seed 100); with 2,000 it is zero at epoch 42
-    # (seed 101).
+    # With 5,000 images, rate 0.02 and 60 epochs the error stayed at 0.0006 (seed 100); with these 2,000 it is zero at
+    # epoch 42 (seed 101).
     return CollapseSpec(
         recipe="fashion-convnet",
         data=DataSpec(name="fashion", train_size=2000, test_size=2000),
