@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from nucleate.compact import native
+from nucleate.machine.extension import DISABLE
 from nucleate.machine.tuning import Tuning
 from nucleate.models.mlp import MLP
 from nucleate.spec import TrainSpec
@@ -341,13 +342,13 @@ def test_the_native_update_is_torchs_within_rounding(spec: TrainSpec, monkeypatc
     spec = replace(spec, lr=1e-3)
     made = [Replica(model=net(i).float(), labels=labels, spec=spec, seed=i) for i in range(3)]
     ours = Stack(made, inputs.float(), 3, FUSED)
-    monkeypatch.setenv(native.DISABLE, "1")
+    monkeypatch.setenv(DISABLE, "1")
     theirs = Stack(made, inputs.float(), 3, FUSED)
     assert (ours.update, theirs.update) == ("native", "torch")
     list(theirs)
     with pytest.raises(ValueError, match="updated by the torch kernel"):
         ours.load(theirs.state())
-    monkeypatch.delenv(native.DISABLE)
+    monkeypatch.delenv(DISABLE)
     list(ours)
     for i in range(3):
         for name, value in theirs.state_dict(i).items():

@@ -30,6 +30,7 @@ def doctor(args: Sequence[str]) -> int:
     import torch
 
     from nucleate.compact.native import status
+    from nucleate.geometry import native
     from nucleate.machine.doctor import faults
     from nucleate.machine.selftest import cache_folder, keep, measure
 
@@ -45,7 +46,7 @@ def doctor(args: Sequence[str]) -> int:
     print("\n".join(_lines(test)))
     where = f"kept in {cache_folder()} for every later run" if kept else "not kept: no folder to write to"
     print(f"\nmeasured in {test.seconds:.1f} s, {where}")
-    print(status())
+    print(f"{status()}\n{native.status()}")
     print("\n".join(f"fault: {line}" for line in found) or "no known fault")
     return 0
 

@@ -31,6 +31,7 @@ from torch.optim.adam import adam
 from torch.optim.sgd import sgd
 
 from nucleate.compact import native
+from nucleate.machine.extension import DISABLE
 from nucleate.machine.tuning import Tuning, tuned
 from nucleate.spec import TrainSpec
 from nucleate.training.chain import Chain
@@ -249,7 +250,7 @@ class Stack:
         if header["update"] != self.update:
             raise ValueError(
                 f"this stack was updated by the {header['update']} kernel and here there is the {self.update} one: go "
-                f"on where it was begun ({native.DISABLE}=1 switches the native one off), or start a new run"
+                f"on where it was begun ({DISABLE}=1 switches the native one off), or start a new run"
             )
         tensors = load(content[8 + size :])
         for replica in set(range(len(self))) - set(header["running"]):

@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import ctypes
 import functools
-import importlib.machinery
-import os
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from nucleate.machine.extension import DISABLE, disabled, load
+
 VERSION = 3
 """Of the C structures; a library built from other sources is not used."""
-
-DISABLE = "NUCLEATE_NO_NATIVE"
-"""Environment variable that switches the kernel off when it is "1"; everything then runs in plain torch."""
 
 PRODUCT, COPY, MAXIMUM, AVERAGE, ADD, CLEAR, TRANSLATE, GRADIENT, GELU = range(9)
 PICK, LOSS, BACK, TURN, UPDATE = range(9, 14)
@@ -97,7 +94,7 @@ class Step(ctypes.Structure):
 
 def available() -> bool:
     """Whether the kernel is built, of this version, and not switched off by NUCLEATE_NO_NATIVE=1."""
-    return os.environ.get(DISABLE) != "1" and _library()[0] is not None
+    return not disabled() and _library()[0] is not None
 
 
 def status() -> str:
@@ -106,7 +103,7 @@ def status() -> str:
     >>> status().startswith("sparse kernel: ")
     True
     """
-    if os.environ.get(DISABLE) == "1":
+    if disabled():
         return f"sparse kernel: switched off by {DISABLE}=1; sparse layers run as dense ones"
     library, reason = _library()
     if library is None:
@@ -144,14 +141,9 @@ def pointer(tensor: Tensor | None, offset: int = 0) -> int | None:
 @functools.cache
 def _library() -> tuple[Any, str]:
     """The loaded library, or None and the reason."""
-    here = Path(__file__).parent
-    found = [path for suffix in importlib.machinery.EXTENSION_SUFFIXES if (path := here / f"_kernel{suffix}").exists()]
-    if not found:
-        return None, "it was not built"
-    try:
-        library = ctypes.CDLL(str(found[0]))
-    except OSError as error:
-        return None, f"it does not load: {error}"
+    library, reason = load(Path(__file__).parent, "_kernel")
+    if library is None:
+        return None, reason
     for name, result, arguments in (
         ("nucleate_version", ctypes.c_int64, []),
         ("nucleate_step_size", ctypes.c_int64, []),

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from nucleate.machine.extension import disabled, load
+from nucleate.machine.extension import DISABLE, disabled, load
 
 VERSION = 1
 """Of the C structures; a library built from other sources is not used."""
@@ -54,6 +54,17 @@ class Residual(ctypes.Structure):
         ("slack", ctypes.c_void_p),
         ("out", ctypes.c_void_p),
     )
+
+
+def status() -> str:
+    """One line for `doctor`: whether features are read by the C passes.
+
+    >>> status().startswith("passes over features: ")
+    True
+    """
+    if disabled():
+        return f"passes over features: plain torch, as {DISABLE}=1 asks"
+    return f"passes over features: {'native' if _library() else 'plain torch; install a C compiler and reinstall'}"
 
 
 def takes(features: Tensor) -> bool:
