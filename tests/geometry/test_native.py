@@ -80,6 +80,15 @@ def test_the_measures_are_those_of_plain_torch(monkeypatch: pytest.MonkeyPatch) 
         assert getattr(ours, name) == pytest.approx(getattr(plain, name), rel=1e-5), name
 
 
+@pytest.mark.parametrize("classes", [6, 40])
+def test_a_transposed_classifier_measures_the_same(classes: int) -> None:
+    x, y, g = points(400, 50, classes)
+    weight = torch.randn(classes, 50, generator=g)
+    assert collapse(x, y, weight=weight.T.contiguous().T).asdict() == pytest.approx(
+        collapse(x, y, weight=weight).asdict(), nan_ok=True
+    )
+
+
 def test_what_it_cannot_read_is_left_to_torch() -> None:
     x = torch.zeros(4, 6)
     assert not native.takes(x.double())

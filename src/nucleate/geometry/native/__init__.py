@@ -88,6 +88,8 @@ def class_sums(features: Tensor, labels: Tensor, total: Tensor, square: Tensor, 
         square, count: (C,).
     """
     labels = labels.contiguous()
+    for t in (total, square, count):
+        assert t.dtype == torch.float64 and t.is_contiguous(), "sums are written to as they lie in memory"
     sums = Sums(total.data_ptr(), square.data_ptr(), count.data_ptr())
     library = _library()
     assert library is not None
@@ -118,7 +120,9 @@ def residuals(
         length: (N,) float32.
         slack: (N,) float64.
     """
-    labels = labels.contiguous()
+    labels, means = labels.contiguous(), means.contiguous()
+    # A classifier may come as the transpose of what its module holds.
+    rows = None if rows is None else rows.contiguous()
     points = len(features)
     out = None if columns is None else features.new_empty(points, columns.shape[1])
     library = _library()
