@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Generator, Tensor, nn
+from torch import Generator, Tensor, library, nn
 
 from nucleate.compact import native
 from nucleate.compact.pattern import WIDE, pattern, scatter, transposed
@@ -210,14 +210,14 @@ def test_operators_pass_torchs_own_checks() -> None:
     linear = SparseLinear(nn.Linear(7, 8))
     conv = SparseConv2d(nn.Conv2d(2, 4, 3, padding=1))
     x = torch.randn(5, 7, requires_grad=True)
-    torch.library.opcheck(
+    library.opcheck(
         torch.ops.nucleate.sparse_linear.default,
         (x, linear.values, linear.bias, *linear._entries(), 8, False),
         test_utils=checks,
     )
     image = torch.randn(2, 2, 6, 6, requires_grad=True)
     window = (1, conv.shape, conv.stride, conv.padding, conv.dilation)
-    torch.library.opcheck(
+    library.opcheck(
         torch.ops.nucleate.sparse_conv2d.default,
         (image, conv.values, conv.bias, *conv._entries(), *window, True),
         test_utils=checks,

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import TypeVar, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, library
 
 from nucleate.compact import native
 
@@ -18,7 +18,7 @@ _Shape = TypeVar("_Shape", bound=Callable[..., Tensor])
 
 def fake(name: str) -> Callable[[_Shape], _Shape]:
     """Register a function that gives an operator's output without values."""
-    return cast(Callable[[_Shape], _Shape], torch.library.register_fake(name))
+    return cast(Callable[[_Shape], _Shape], library.register_fake(name))
 
 
 def native_serves(x: Tensor, values: Tensor) -> bool:

@@ -8,7 +8,7 @@ from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, library
 from torch.nn.grad import conv2d_input, conv2d_weight
 
 from nucleate.compact import native
@@ -17,17 +17,17 @@ from nucleate.compact.geometry import Window
 from nucleate.compact.pattern import scatter
 
 _WINDOW = "int groups, int[] shape, int[] stride, int[] padding, int[] dilation"
-torch.library.define("nucleate::sparse_conv2d", f"(Tensor x, {ENTRIES}, {_WINDOW}, bool relu) -> Tensor")
-torch.library.define(
+library.define("nucleate::sparse_conv2d", f"(Tensor x, {ENTRIES}, {_WINDOW}, bool relu) -> Tensor")
+library.define(
     "nucleate::sparse_conv2d_input",
     f"(Tensor g, SymInt[] size, Tensor values, Tensor[] entries, Tensor[] turned, {_WINDOW}) -> Tensor",
 )
-torch.library.define(
+library.define(
     "nucleate::sparse_conv2d_values", f"(Tensor g, Tensor x, Tensor values, Tensor[] entries, {_WINDOW}) -> Tensor"
 )
 
 
-@torch.library.impl("nucleate::sparse_conv2d", "CompositeExplicitAutograd")
+@library.impl("nucleate::sparse_conv2d", "CompositeExplicitAutograd")
 def _conv2d(
     x: Tensor,
     values: Tensor,
@@ -85,7 +85,7 @@ def _(
     return _empty_image(x, Window(tuple(x.shape), groups, shape, stride, padding, dilation))
 
 
-@torch.library.impl("nucleate::sparse_conv2d_input", "CompositeExplicitAutograd")
+@library.impl("nucleate::sparse_conv2d_input", "CompositeExplicitAutograd")
 def _conv2d_input(
     g: Tensor,
     size: list[int],
@@ -131,7 +131,7 @@ def _(
     return g.new_empty(size)
 
 
-@torch.library.impl("nucleate::sparse_conv2d_values", "CompositeExplicitAutograd")
+@library.impl("nucleate::sparse_conv2d_values", "CompositeExplicitAutograd")
 def _conv2d_values(
     g: Tensor,
     x: Tensor,
@@ -198,7 +198,7 @@ def _conv2d_backward(ctx: Any, g: Tensor) -> tuple[Any, ...]:
     return gx, gv, gb, [None] * len(entries), [None] * len(turned), *[None] * 6
 
 
-torch.library.register_autograd("nucleate::sparse_conv2d", _conv2d_backward, setup_context=_conv2d_saves)
+library.register_autograd("nucleate::sparse_conv2d", _conv2d_backward, setup_context=_conv2d_saves)
 
 
 def _translated(

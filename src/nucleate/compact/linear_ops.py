@@ -7,23 +7,21 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, library
 
 from nucleate.compact import native
 from nucleate.compact.calls import ENTRIES, check_turned, fake, features_first, kept_entries, native_serves, product
 from nucleate.compact.pattern import scatter
 
-torch.library.define("nucleate::sparse_linear", f"(Tensor x, {ENTRIES}, int rows, bool relu) -> Tensor")
-torch.library.define(
+library.define("nucleate::sparse_linear", f"(Tensor x, {ENTRIES}, int rows, bool relu) -> Tensor")
+library.define(
     "nucleate::sparse_linear_input",
     "(Tensor g, Tensor values, Tensor[] entries, Tensor[] turned, int columns) -> Tensor",
 )
-torch.library.define(
-    "nucleate::sparse_linear_values", "(Tensor g, Tensor x, Tensor values, Tensor[] entries) -> Tensor"
-)
+library.define("nucleate::sparse_linear_values", "(Tensor g, Tensor x, Tensor values, Tensor[] entries) -> Tensor")
 
 
-@torch.library.impl("nucleate::sparse_linear", "CompositeExplicitAutograd")
+@library.impl("nucleate::sparse_linear", "CompositeExplicitAutograd")
 def _linear(
     x: Tensor, values: Tensor, bias: Tensor | None, entries: list[Tensor], turned: list[Tensor], rows: int, relu: bool
 ) -> Tensor:
@@ -52,7 +50,7 @@ def _(x: Tensor, values: Tensor, bias: Any, entries: Any, turned: Any, rows: int
     return x.new_empty(rows, x.shape[0]).T
 
 
-@torch.library.impl("nucleate::sparse_linear_input", "CompositeExplicitAutograd")
+@library.impl("nucleate::sparse_linear_input", "CompositeExplicitAutograd")
 def _linear_input(g: Tensor, values: Tensor, entries: list[Tensor], turned: list[Tensor], columns: int) -> Tensor:
     if not native_serves(g, values):
         return (g @ scatter(values, entries[2], g.shape[1], columns)).T.contiguous().T
@@ -64,7 +62,7 @@ def _(g: Tensor, values: Tensor, entries: Any, turned: Any, columns: int) -> Ten
     return g.new_empty(columns, g.shape[0]).T
 
 
-@torch.library.impl("nucleate::sparse_linear_values", "CompositeExplicitAutograd")
+@library.impl("nucleate::sparse_linear_values", "CompositeExplicitAutograd")
 def _linear_values(g: Tensor, x: Tensor, values: Tensor, entries: list[Tensor]) -> Tensor:
     if not native_serves(x, values):
         return kept_entries(g.T @ x, entries[2])
@@ -107,4 +105,4 @@ def _linear_backward(ctx: Any, g: Tensor) -> tuple[Any, ...]:
     return gx, gv, gb, [None] * len(entries), [None] * len(turned), None, None
 
 
-torch.library.register_autograd("nucleate::sparse_linear", _linear_backward, setup_context=_linear_saves)
+library.register_autograd("nucleate::sparse_linear", _linear_backward, setup_context=_linear_saves)
