@@ -328,9 +328,6 @@ def _measure_layers(model: nn.Module, example: Tensor) -> list[Layer]:
 def measure(calls: Mapping[str, Callable[[], object]]) -> dict[str, float]:
     """Median seconds of each call, in turns, so that a slow moment of the machine touches all.
 
-    A call is timed right after one of the same that is not: what the others left in the caches is not its own cost,
-    and a model in use is called again and again.
-
     On one thread it is the thread's CPU time, which other programs disturb least; else time on the wall.
     """
     clock = time.thread_time if torch.get_num_threads() == 1 else time.perf_counter
@@ -341,7 +338,6 @@ def measure(calls: Mapping[str, Callable[[], object]]) -> dict[str, float]:
     while rounds < 5 or sum(map(sum, taken.values())) < LEAST_SECONDS * len(taken):
         rounds += 1
         for name, call in calls.items():
-            call()
             start = clock()
             call()
             taken[name].append(clock() - start)
