@@ -36,6 +36,17 @@ class Rule:
             return ("exp_avg", "exp_avg_sq")
         return ("momentum_buffer",) if self.momentum else ()
 
+    def rates(self, lr: float, step: int) -> list[float]:
+        """What the native update reads at a step, counted from 1: `rates` of kernel.h.
+
+        >>> Rule(optimizer="sgd").rates(0.1, 1)
+        [0.1, 0.0, 0.9]
+        """
+        if self.optimizer == "sgd":
+            return [lr, self.weight_decay, self.momentum]
+        first, second = (1 - beta**step for beta in self.betas)
+        return [lr / first, self.weight_decay, *self.betas, second**-0.5, self.eps]
+
 
 @dataclass(frozen=True, eq=False)
 class _Held:
@@ -121,13 +132,9 @@ class Learner:
             raise ValueError(f"a batch holds 1 to {self.batch} points, not {points}")
         self._check(inputs)
         steps, count = self._train, len(self._train)
-        rates, rule = self._rates, self.rule
         self.updates += 1
-        if rule.optimizer == "adam":
-            first, second = (1 - beta**self.updates for beta in rule.betas)
-            rates[:] = [lr / first, rule.weight_decay, *rule.betas, second**-0.5, rule.eps]
-        else:
-            rates[:3] = [lr, rule.weight_decay, rule.momentum]
+        for i, rate in enumerate(self.rule.rates(lr, self.updates)):
+            self._rates[i] = rate
         steps[0].source, steps[0].batch = inputs.data_ptr(), points
         steps[0].learn.index = index.data_ptr()
         last = steps[len(self.layers) + 1]

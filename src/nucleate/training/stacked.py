@@ -21,21 +21,19 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from safetensors.torch import load, save
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.optim.adam import adam
-from torch.optim.sgd import sgd
 
-from nucleate.compact import native
 from nucleate.machine.extension import DISABLE
 from nucleate.machine.tuning import Tuning, tuned
 from nucleate.spec import TrainSpec
 from nucleate.training.chain import Chain
 from nucleate.training.loop import batches, check, learning_rate
+from nucleate.training.update import Update, stretches
 
 EVAL_POINTS = 1024
 """Points of a chunk of an evaluation, for all replicas at once."""
@@ -128,9 +126,7 @@ class Stack:
         if self.masks is not None:
             self.rows.mul_(self.masks)
         self._steps = [0] * count
-        # The package's own kernel updates in half the time of torch's fused one.
-        fits = dtype == torch.float32 and device.type == "cpu" and tuning.fused
-        self.update: Literal["native", "torch"] = "native" if fits and native.available() else "torch"
+        self.update = Update(dtype, device, tuning)
         self._hold()
         self._compare()
 
@@ -234,7 +230,13 @@ class Stack:
         tensors |= {} if self.masks is None else {"masks": self.masks}
         places = self._places()
         header = json.dumps(
-            {"epoch": self.epoch, "step": self.step, "steps": self._steps, "update": self.update, "notes": notes}
+            {
+                "epoch": self.epoch,
+                "step": self.step,
+                "steps": self._steps,
+                "update": self.update.kernel,
+                "notes": notes,
+            }
             | {"running": sorted(self.order[: self.running])}
         ).encode()
         return len(header).to_bytes(8, "little") + header + save({k: v[places].cpu() for k, v in tensors.items()})
@@ -247,10 +249,11 @@ class Stack:
         """
         size = int.from_bytes(content[:8], "little")
         header = json.loads(content[8 : 8 + size])
-        if header["update"] != self.update:
+        theirs, ours = header["update"], self.update.kernel
+        if theirs != ours:
             raise ValueError(
-                f"this stack was updated by the {header['update']} kernel and here there is the {self.update} one: go "
-                f"on where it was begun ({DISABLE}=1 switches the native one off), or start a new run"
+                f"this stack was updated by the {theirs} kernel and here there is the {ours} one: go on where it was "
+                f"begun ({DISABLE}=1 switches the native one off), or start a new run"
             )
         tensors = load(content[8 + size :])
         for replica in set(range(len(self))) - set(header["running"]):
@@ -270,7 +273,7 @@ class Stack:
     def _run_epoch(self) -> Tensor:
         spec, active = self.replicas[0].spec, self.order[: self.running]
         rates = [learning_rate(self.replicas[r].spec, self.epoch) for r in active]
-        runs = _runs([(rate, self.replicas[r].spec) for rate, r in zip(rates, active, strict=True)])
+        runs = stretches([(rate, self.replicas[r].spec) for rate, r in zip(rates, active, strict=True)])
         count, size = len(active), len(self.inputs)
         parts = {
             seed: batches(size, spec.batch_size, seed=seed, epoch=self.epoch)
@@ -289,8 +292,9 @@ class Stack:
                 x = self.inputs.index_select(0, index.flatten()).unflatten(0, index.shape)
                 y = targets.index_select(0, (index + offsets).flatten()).unflatten(0, index.shape)
                 losses = self.chain.backward(self._p, self._g, self._statistics, x, y, spec.loss)
-                for run, clock in zip(runs, clocks, strict=True):
-                    self._update(run, clock)
+                for (part, lr, of), clock in zip(runs, clocks, strict=True):
+                    slots = [slot[part] for slot in self.slots]
+                    self.update(self.rows[part], self.gradients[part], slots, clock, lr=lr, step=self.step + 1, spec=of)
                 if self.masks is not None:
                     self.rows[:count].mul_(self.masks[:count])
                 total += losses * index.shape[1]
@@ -304,49 +308,6 @@ class Stack:
             if not math.isfinite(losses[r]):
                 self.stop(r)
         return losses
-
-    def _update(self, run: tuple[slice, float, TrainSpec], clock: Tensor) -> None:
-        part, lr, spec = run
-        if self.update == "native":
-            self._update_natively(part, lr, spec)
-            return
-        rows, gradients = [self.rows[part]], [self.gradients[part]]
-        slots = [[slot[part]] for slot in self.slots]
-        if spec.optimizer == "adam":
-            adam(
-                rows, gradients, slots[0], slots[1], [], [clock],
-                fused=self.tuning.fused, foreach=False, amsgrad=False, beta1=0.9, beta2=0.999, lr=lr,
-                weight_decay=spec.weight_decay, eps=1e-8, maximize=False,
-            )  # fmt: skip
-        else:
-            sgd(
-                rows, gradients, list(slots[0]),
-                fused=self.tuning.fused, foreach=False, weight_decay=spec.weight_decay, momentum=spec.momentum,
-                lr=lr, dampening=0.0, nesterov=False, maximize=False,
-            )  # fmt: skip
-
-    def _update_natively(self, part: slice, lr: float, spec: TrainSpec) -> None:
-        t = self.step + 1
-        if spec.optimizer == "adam":
-            rates = [lr / (1 - 0.9**t), spec.weight_decay, 0.9, 0.999, 1 / math.sqrt(1 - 0.999**t), 1e-8]
-        else:
-            rates = [lr, spec.weight_decay, spec.momentum]
-        given = torch.tensor(rates)
-        rows = self.rows[part]
-        native.run(
-            native.Step(
-                kind=native.UPDATE,
-                learn=native.Learn(
-                    values=native.pointer(rows),
-                    gradient=native.pointer(self.gradients[part]),
-                    first=native.pointer(self.slots[0][part]),
-                    second=native.pointer(self.slots[-1][part]),
-                    rates=native.pointer(given),
-                    count=rows.numel(),
-                    adam=spec.optimizer == "adam",
-                ),
-            )
-        )
 
     def _end_due(self) -> None:
         for replica in self.order[: self.running]:
@@ -400,16 +361,3 @@ def _check(replicas: Sequence[Replica], inputs: Tensor) -> None:
         for name, mask in (replica.masks or {}).items():
             if name not in parameters or parameters[name].shape != mask.shape:
                 raise ValueError(f"replica {number}: the mask {name!r} of shape {tuple(mask.shape)} fits no parameter")
-
-
-def _runs(keys: Sequence[tuple[float, TrainSpec]]) -> list[tuple[slice, float, TrainSpec]]:
-    """Stretches of neighbours that one optimizer step serves."""
-    found: list[tuple[slice, float, TrainSpec]] = []
-    for position, (lr, spec) in enumerate(keys):
-        if found:
-            before, rate, other = found[-1]
-            if (lr, spec.momentum, spec.weight_decay) == (rate, other.momentum, other.weight_decay):
-                found[-1] = slice(before.start, position + 1), rate, other
-                continue
-        found.append((slice(position, position + 1), lr, spec))
-    return found
