@@ -36,7 +36,7 @@ def mnist_lenet() -> CapacitySpec:
 
 
 def digits_parents() -> CapacitySpec:
-    """Tickets of 933 weights from LeNets of width 24 to 200 on the digits; half a minute a seed."""
+    """Tickets of 933 weights from LeNets of width 24 to 200 on the digits; a minute and a half a seed."""
     spec = tickets.recipe("digits-lenet")
     return CapacitySpec(
         recipe="digits-parents",
@@ -51,7 +51,7 @@ def digits_parents() -> CapacitySpec:
 
 
 def mnist_parents() -> CapacitySpec:
-    """Tickets of 35,981 weights from LeNets of width 86, 162 and 300 on MNIST, 2,751 iterations a level; minutes."""
+    """Tickets of 35,981 weights from LeNets of width 86, 162 and 300 on MNIST, 2,751 iterations a level."""
     spec = tickets.recipe("lenet-300-100")
     return CapacitySpec(
         recipe="mnist-parents",

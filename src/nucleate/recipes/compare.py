@@ -37,7 +37,7 @@ def mnist_lenet() -> CompareSpec:
 
 
 def fashion_convnet() -> CompareSpec:
-    """Conv-2 of width 8 with batch normalisation, 52,000 weights, on 10,000 images of Fashion-MNIST; half an hour."""
+    """Conv-2 of width 8 with batch normalisation, 52,000 weights, on 10,000 images of Fashion-MNIST."""
     return CompareSpec(
         recipe="fashion-convnet",
         data=DataSpec(name="fashion", train_size=10_000),

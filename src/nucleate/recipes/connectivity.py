@@ -38,7 +38,7 @@ def fashion_convnet() -> ConnectivitySpec:
 
 
 def fashion_convnet_small() -> ConnectivitySpec:
-    """The same with 8 channels on 4,000 images, parting at 0 to 8 epochs; minutes on one core."""
+    """The same with 8 channels on 4,000 images, parting at 0 to 8 epochs."""
     spec = fashion_convnet()
     return replace(
         spec,

@@ -133,7 +133,7 @@ def digits_audit() -> DescentSpec:
 
 
 def mnist_mlp() -> DescentSpec:
-    """One hidden layer on 4,000 images of MNIST with 20 % wrong labels; ten minutes on two cores."""
+    """One hidden layer on 4,000 images of MNIST with 20 % wrong labels."""
     return DescentSpec(
         recipe="mnist-mlp",
         data=DataSpec(name="mnist", train_size=4000, test_size=5000, label_noise=0.2),
@@ -147,7 +147,7 @@ def mnist_mlp() -> DescentSpec:
 
 
 def fashion_convnet() -> DescentSpec:
-    """Two convolutions of growing width on 4,000 images of Fashion-MNIST with 20 % wrong labels; an hour, or a GPU."""
+    """Two convolutions of growing width on 4,000 images of Fashion-MNIST with 20 % wrong labels; better on a GPU."""
     return DescentSpec(
         recipe="fashion-convnet",
         data=DataSpec(name="fashion", train_size=4000, test_size=5000, label_noise=0.2),

@@ -9,7 +9,7 @@ from nucleate.spec import DataSpec, LazySpec
 
 
 def digits() -> LazySpec:
-    """Widths 16 to 4,096 on 500 digits; twenty core-seconds a seed."""
+    """Widths 16 to 4,096 on 500 digits; eighteen core-seconds a seed."""
     return LazySpec(recipe="digits", steps=1000)
 
 

@@ -22,7 +22,7 @@ def digits() -> PruneStabilitySpec:
 
 
 def mnist() -> PruneStabilitySpec:
-    """A multi-layer perceptron on 10,000 images of MNIST, five seeds; an hour."""
+    """A multi-layer perceptron on 10,000 images of MNIST, five seeds."""
     spec = digits()
     return replace(
         spec,

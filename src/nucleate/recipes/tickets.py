@@ -91,7 +91,7 @@ def _conv(depth: int, lr: float, epochs: int, remove: float) -> Callable[[], Tic
 
 
 def conv_2_short() -> TicketsSpec:
-    """Conv-2 on CIFAR-10 at the paper's rates, shortened to 3,750 iterations and 8 levels; an hour or two a seed."""
+    """Conv-2 on CIFAR-10 at the paper's rates, shortened to 3,750 iterations and 8 levels."""
     spec = _conv(2, 2e-4, 5, 0.1)()
     ladder = replace(spec.ladder, rounds=8, controls=("reinit",), control_levels=(8,))
     return replace(spec, recipe="conv-2-short", train=replace(spec.train, threads=1), ladder=ladder)
