@@ -1,7 +1,7 @@
 /* The two passes over features, each fused into one read of them: class sums, and residuals with their thin products.
  *
  * Plain C, called through pointers. Points go by in groups and their features in spans, so that what a span needs of the
- * class means and of the columns stays in the first cache. The arithmetic is in stream.inc, compiled twice on x86.
+ * class means and of the columns stays in the first cache. The arithmetic is in stream.inc, compiled three times on x86.
  */
 #include <math.h>
 #include <stdint.h>
@@ -17,6 +17,7 @@
 enum { LANES = 8, GROUP = 64, SPAN = 256, TILE = 4, WIDEST = 64 };
 
 typedef float vecf __attribute__((vector_size(32), aligned(4), may_alias));
+typedef float wide_t __attribute__((vector_size(64), aligned(4), may_alias));
 typedef float half_t __attribute__((vector_size(16), aligned(4), may_alias));
 typedef double vecd __attribute__((vector_size(32), aligned(8), may_alias));
 
@@ -53,8 +54,15 @@ typedef struct {
 #define ISA(name) name##_avx2
 #define TARGET __attribute__((target("avx2,fma")))
 #include "stream.inc"
-#define CALL(name, ...) \
-  (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") ? name##_avx2 : name##_baseline)(__VA_ARGS__)
+#define ISA(name) name##_avx512
+#define TARGET __attribute__((target("avx512f,avx512vl,avx512dq,avx2,fma")))
+#define WIDE wide_t
+#include "stream.inc"
+#define HAS(set) __builtin_cpu_supports(set)
+#define CALL(name, ...)                                                                    \
+  (!(HAS("avx2") && HAS("fma"))                                        ? name##_baseline   \
+   : HAS("avx512f") && HAS("avx512vl") && HAS("avx512dq") ? name##_avx512                  \
+                                                                       : name##_avx2)(__VA_ARGS__)
 #else
 #define CALL(name, ...) name##_baseline(__VA_ARGS__)
 #endif
