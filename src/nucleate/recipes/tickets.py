@@ -55,20 +55,29 @@ def lenet_300_100() -> TicketsSpec:
         data=DataSpec(name="mnist"),
         model=ModelSpec(name="lenet", width=300, depth=2, init="glorot"),
         train=TrainSpec(
-            optimizer="adam", lr=1.2e-3, weight_decay=0.0, schedule="constant", epochs=9, batch_size=60, threads=1
+            optimizer="adam",
+            lr=1.2e-3,
+            weight_decay=0.0,
+            schedule="constant",
+            epochs=9,
+            batch_size=60,
+            threads=1,
+            sparse=True,
         ),
         ladder=LadderSpec(rounds=9, controls=("reinit", "random"), control_levels=(3, 7, 9)),
     )
 
 
 def lenet_300_100_full() -> TicketsSpec:
-    """The same in the paper's length: 50,435 iterations, 22 rounds; hours."""
+    """The same in the paper's length: 50,435 iterations, 22 rounds, controls at six levels; hours."""
     spec = lenet_300_100()
     return replace(
         spec,
         recipe="lenet-300-100-full",
         train=replace(spec.train, epochs=55),
-        ladder=replace(spec.ladder, rounds=22, controls=("reinit", "random", "one-shot"), control_levels=()),
+        ladder=replace(
+            spec.ladder, rounds=22, controls=("reinit", "random", "one-shot"), control_levels=(3, 7, 9, 12, 16, 20)
+        ),
     )
 
 

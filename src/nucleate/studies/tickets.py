@@ -21,6 +21,7 @@ from nucleate.runs.sweep import Tick
 from nucleate.spec import LadderSpec, TicketsSpec
 from nucleate.studies.ladder import portrait
 from nucleate.studies.ladder.arms import TICKET, Arms, controls_at
+from nucleate.studies.ladder.costs import Costs
 from nucleate.studies.ladder.critical import critical_density
 from nucleate.studies.ladder.masks import next_masks, prunable, total_count
 from nucleate.studies.ladder.progress import Progress, pack_progress, unpack_progress
@@ -81,14 +82,10 @@ def run(
             tick(size(spec))
             return Run(writer.path)
         tuning = replay_tuning(writer.env["tuning"])
-        begun, cpu = time.monotonic(), time.process_time()
+        begun = time.monotonic()
         ladder = _Ladder(spec, task, setting.data.input_shape, writer, tuning, tick, stacked=stacked)
         ladder.climb()
-        writer.update_env(
-            seconds=round(time.monotonic() - begun, 2),
-            cpu_seconds={"all": round(time.process_time() - cpu, 2), "steps": round(ladder.step_seconds, 2)},
-            cpu_by_training=ladder.by_training,
-        )
+        writer.update_env(seconds=round(time.monotonic() - begun, 2))
         writer.finish()
         return Run(writer.path)
 
@@ -130,8 +127,7 @@ class _Ladder:
         self.writer, self.tuning, self.tick, self.stacked = writer, tuning, tick, stacked
         self.seeds = range(spec.seed, spec.seed + spec.seeds)
         self.arms = {seed: Arms(spec, task, shape, seed) for seed in self.seeds}
-        self.step_seconds = 0.0
-        self.by_training: dict[str, float] = {}
+        self.costs = Costs(writer)
         self.points = writer.path / "checkpoints"
 
     def climb(self) -> None:
@@ -152,6 +148,7 @@ class _Ladder:
                 progress.epochs += sum(job.spec.epochs for job in stages[index])
                 later = (level, index + 1) if index + 1 < len(stages) else (level + 1, 0)
                 self.writer.checkpoint(pack_progress(Progress(level=later[0], stage=later[1], epochs=progress.epochs)))
+                self.costs.add(stages[index], outcomes)
 
     def _jobs(self, level: int) -> list[Job]:
         jobs: list[Job] = []
@@ -199,8 +196,6 @@ class _Ladder:
 
     def _tell(self, job: Job, outcome: Outcome) -> None:
         """Append the records of one training."""
-        self.step_seconds += outcome.seconds
-        self.by_training[f"{job.level}/{job.arm}/{job.seed}"] = round(outcome.seconds, 3)
         rows: list[Record] = []
         for horizon, judged in sorted(outcome.judged.items()):
             level = job.level if not job.told else horizon // self.spec.train.epochs - 1

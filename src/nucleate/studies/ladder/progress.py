@@ -38,7 +38,7 @@ def pack_progress(progress: Progress) -> bytes:
     outcome, point = progress.outcome, progress.point
     if outcome is not None and point is not None:
         notes |= {"steps": outcome.steps, "losses": outcome.losses, "accuracies": outcome.accuracies}
-        notes |= {"seconds": outcome.seconds, "judged": []}
+        notes |= {"seconds": outcome.seconds, "evaluating": outcome.evaluating, "judged": []}
         tensors["point"] = _bytes(point.content)
         tensors |= {f"best.{name}": value.cpu() for name, value in outcome.best_weights.items()}
         if outcome.kept is not None:
@@ -57,7 +57,13 @@ def unpack_progress(content: bytes) -> Progress:
     notes, tensors = json.loads(content[8 : 8 + size]), load(content[8 + size :])
     progress = Progress(level=notes["level"], stage=notes["stage"], epochs=notes["epochs"])
     if "point" in tensors:
-        outcome = Outcome(notes["steps"], notes["losses"], notes["accuracies"], seconds=notes["seconds"])
+        outcome = Outcome(
+            notes["steps"],
+            notes["losses"],
+            notes["accuracies"],
+            seconds=notes["seconds"],
+            evaluating=notes["evaluating"],
+        )
         outcome.best_weights = {k.removeprefix("best."): v for k, v in tensors.items() if k.startswith("best.")}
         outcome.kept = RewindPoint(tensors["kept"].numpy().tobytes()) if "kept" in tensors else None
         for horizon, step, stop, censored, loss in notes["judged"]:

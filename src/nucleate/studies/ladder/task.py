@@ -91,7 +91,9 @@ class Outcome:
     kept: RewindPoint | None = None
     end: RewindPoint | None = None
     seconds: float = 0.0
-    """Seconds of training steps alone."""
+    """Processor seconds of training steps alone."""
+    evaluating: float = 0.0
+    """Processor seconds of evaluations."""
     best: np.ndarray[Any, Any] | None = None
     """uint8 (test points,): right at the smallest validation loss so far."""
     best_weights: dict[str, Tensor] = field(default_factory=dict)

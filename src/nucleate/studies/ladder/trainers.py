@@ -67,12 +67,14 @@ def train_by_steps(
         tick(stop // training.per_epoch - before // training.per_epoch)
         if stop == job.keep:
             outcome.kept = training.snapshot()
+        begun = time.process_time()
         if stop > outcome.steps[-1] and (stop % every == 0 or stop in horizons):
             _look(outcome, training, task)
         if stop in horizons:
             now = right(training.logits(task.test), task.test_labels)
             outcome.best = _right_at_best(outcome, training, task)
             outcome.judge(horizons[stop], now)
+        outcome.evaluating += time.process_time() - begun
         save(outcome, training)
     outcome.weights = {k: v.detach().cpu().clone() for k, v in job.model.state_dict().items()}
     outcome.end = training.snapshot()
@@ -120,7 +122,9 @@ def train_stacked(jobs: Sequence[Job], task: Task, tuning: Tuning, *, tick: Tick
             if epoch.number in job.horizons:
                 outcome.judge(epoch.number, right(test[r], task.test_labels))
         tick(len(running) if epoch.number else 0)
-        begun = time.process_time()
+        looked, begun = time.process_time() - begun, time.process_time()
+        for r in running:
+            outcomes[r].evaluating += looked / len(running)
     for r, outcome in enumerate(outcomes):
         outcome.weights = {k: v.detach().cpu() for k, v in stack.state_dict(r).items()}
     return outcomes
