@@ -14,6 +14,7 @@ html_theme = "furo"
 html_title = "nucleate"
 html_show_sourcelink = False
 html_static_path = ["_static"]
+html_css_files = ["wide.css"]
 myst_enable_extensions = ["dollarmath", "colon_fence"]
 myst_heading_anchors = 3
 # Every number of the pages is made when they are built.
