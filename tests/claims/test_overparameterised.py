@@ -12,7 +12,7 @@ import pytest
 from nucleate.claims import trial, try_claims
 from nucleate.claims.evidence import Evidence
 from nucleate.claims.registry import ARMS
-from nucleate.claims.sections import descent
+from nucleate.claims.sections import descent, sparsity
 
 
 @pytest.fixture
@@ -22,7 +22,7 @@ def short(monkeypatch: pytest.MonkeyPatch) -> None:
     def shrunk(name: str) -> Any:
         def arm(tier: Any) -> Any:
             spec = ARMS[name](tier)
-            if name in ("networks", "wrong-labels", "random-labels"):
+            if name in ("networks", "wrong-labels", "random-labels", "sparsity"):
                 spec = replace(spec, train=replace(spec.train, epochs=3))
             if name == "kernel-ladder":
                 spec = replace(spec, widths=(16, 256), steps=60)
@@ -55,6 +55,7 @@ def test_closed_forms_hold(short: None, tmp_path: Path) -> None:
 def test_every_clause_is_finite(short: None, tmp_path: Path) -> None:
     ids = [
         "double-descent-width",
+        "double-descent-sparsity",
         "fits-noise-yet-generalises",
         "fits-random-labels",
         "wide-is-kernel",
@@ -68,8 +69,18 @@ def test_every_clause_is_finite(short: None, tmp_path: Path) -> None:
             assert np.isfinite([clause.effect, clause.low, clause.high]).all(), (judgement.claim.id, clause)
 
 
+def test_a_bump_stands_above_dense_and_above_a_sparser_network() -> None:
+    def curve(*errors: float) -> list[np.ndarray[Any, Any]]:
+        return [np.full((3, 4), e) for e in errors]
+
+    assert sparsity.largest_bump(curve(0.3, 0.4, 0.2, 0.6)).mean() == pytest.approx(0.1)
+    assert sparsity.largest_bump(curve(0.1, 0.2, 0.3, 0.6)).mean() == pytest.approx(-0.1)
+    assert sparsity.largest_bump(curve(0.5, 0.4, 0.2, 0.6)).mean() < 0, "below dense"
+
+
 def test_cells_that_are_judged_are_fitted() -> None:
     for tier in ("quick", "full"):
+        assert {sparsity.PEAK[tier], sparsity.SWEET[tier]} <= set(sparsity.pruned(tier).densities)
         spec = descent.features(tier)
         assert {descent.FIRST[tier], descent.POINTS[tier], descent.WIDEST[tier], descent.TUNED_FIRST[tier]} <= set(
             spec.widths

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+import math
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 from nucleate.cli.main import main
+from nucleate.models import build
 from nucleate.recipes.descent import RECIPES, recipe
 from nucleate.report import figures, page
 from nucleate.runs import Run
 from nucleate.spec import DataSpec, DescentSpec, ModelSpec, TrainSpec, from_dict, to_dict
 from nucleate.studies import progress
 from nucleate.studies.descent import run, size
+from nucleate.studies.descent.sparse import masks_at, phases
 from nucleate.studies.descent.tables import along_width
 from nucleate.studies.descent.trained import Cell, epochs_at, stacks
 from nucleate.studies.fits import agreement, fit_values
@@ -146,6 +150,90 @@ def test_a_decay_is_an_antidote_of_its_own(tmp_path: Path) -> None:
     assert norm["weight decay 0.1"] < norm["none"]
 
 
+SPARSE = replace(NETWORKS, samples=(), widths=(16,), validation=0, points=2, densities=(0.5, 0.1), epsilon=0.1)
+
+
+def test_pruned_networks_keep_the_largest_weights_and_go_back_to_their_start(tmp_path: Path) -> None:
+    done = run(SPARSE, root=tmp_path)
+    dense, half = (done.tensors(f"weights-{part:04d}") for part in (1, 2))
+    for seed in SPARSE.seeds:
+        own = [name for name in dense if f"seed {seed}, " in name and name.endswith("weight")]
+        before, after = (np.concatenate([t[name].ravel() for name in own]) for t in (dense, half))
+        kept = after != 0
+        assert kept.sum() == round(0.5 * len(kept))
+        assert abs(before[kept]).min() > abs(before[~kept]).max()
+    rows = done.select(metric="error", split="test", epoch=40)
+    found = {(r["arm"], r["density"], r["parameters"]) for r in rows}
+    controlled = {(arm, d, 26 + round(d * 1184)) for arm in ("ticket", "random", "reinit") for d in (0.5, 0.1)}
+    assert found == {("ticket", 1.0, 1210), *controlled}
+    whole = replace(SPARSE, densities=(), epsilon=0.0)
+    alone = run(whole, root=tmp_path).select(metric="error", split="test", epoch=40)
+    assert [r["value"] for r in alone] == [r["value"] for r in rows if r["density"] == 1]
+    # At the start a ticket is the whole network's start with weights missing, and a control of fresh weights is not.
+    moved = {(r["arm"], r["density"]): r["value"] for r in done.select(metric="distance", epoch=0)}
+    assert set(moved.values()) == {0.0}
+    norm = {(r["arm"], r["density"], r["seed"]): r["value"] for r in done.select(metric="norm", epoch=0)}
+    assert norm["ticket", 0.5, 0] < norm["ticket", 1.0, 0] and norm["ticket", 0.5, 0] != norm["reinit", 0.5, 0]
+    attacked = done.select(metric="pgd_accuracy")
+    assert len(attacked) == 14 and all(0 <= r["value"] <= 1 for r in attacked)
+
+
+def test_random_masks_have_the_layer_densities_of_the_ticket() -> None:
+    model = build(ModelSpec(name="mlp", depth=1, width=16), (1, 8, 8), 10, generator=torch.Generator().manual_seed(0))
+    trained = dict(model.state_dict())
+    ticket, random = (masks_at(model, 0.2, arm, trained, seed=3) for arm in ("ticket", "random"))
+    assert ticket.densities == random.densities and ticket.kept == round(0.2 * ticket.count)
+    assert any(not torch.equal(ticket[name], random[name]) for name in ticket)
+    sparser = {name: trained[name] * ticket[name] for name in ticket}
+    nested = masks_at(model, 0.1, "ticket", sparser, seed=3)
+    assert all(bool((nested[name] <= ticket[name]).all()) for name in ticket)
+
+
+def test_a_killed_ladder_of_densities_ends_in_the_same_records(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = run(SPARSE, root=tmp_path / "whole")
+    monkeypatch.setattr(progress, "CHECKPOINT_SECONDS", 0.0)
+    for after in (50, 200, 400):
+        ticks = 0
+
+        def stop(n: int, after: int = after) -> None:
+            nonlocal ticks
+            ticks += n
+            if ticks > after:
+                raise KeyboardInterrupt
+
+        with pytest.raises(KeyboardInterrupt):
+            run(SPARSE, root=tmp_path / "killed", tick=stop)
+    resumed = run(SPARSE, root=tmp_path / "killed")
+    assert resumed.records == whole.records
+    assert size(SPARSE) == 40 * 2 * (1 + 2 * 3)
+
+
+def test_phases_of_a_curve_by_hand() -> None:
+    """Light, critical, sweet, collapsed; no bump where an error only falls by less than a point or only rises."""
+    assert asdict(phases({1.0: 0.3, 0.5: 0.305, 0.2: 0.38, 0.1: 0.2, 0.05: 0.6})) == {
+        "light": 0.5, "peak": 0.2, "sweet": 0.1,
+    }  # fmt: skip
+    only_rises = phases({1.0: 0.1, 0.5: 0.105, 0.2: 0.2})
+    assert only_rises.light == 0.5 and math.isnan(only_rises.peak) and math.isnan(only_rises.sweet)
+    only_falls = phases({1.0: 0.3, 0.5: 0.2, 0.2: 0.1})
+    assert (only_falls.light, only_falls.peak, only_falls.sweet) == (1.0, 1.0, 0.2)
+
+
+def test_densities_from_the_command_line_to_the_report(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["descent", "digits-sparsity", "--data.train-size", "60", "--seeds", "5", "6", "--train.epochs", "3"]
+    more = ["--densities", "0.3", "0.1", "--widths", "8", "--train.threads", "1", "--out", str(tmp_path), "--jobs", "1"]
+    assert main([*command, *more]) == 0
+    out = capsys.readouterr().out
+    assert "random" in out and "reinit" in out and "within a point of the whole network down to" in out
+    folder = next(p for p in tmp_path.iterdir() if p.is_dir())
+    text = (folder / "report.html").read_text()
+    assert "Double descent along sparsity" in text and "Accuracy under PGD along density" in text
+    assert "Double descent along width" not in text, "there is one width only"
+    assert [p.name for p in figures(Run(folder), tmp_path / "figures", ("png",))] == ["descent-sparsity.png"]
+    assert main([*command, "--densities", "1.5"]) == 2
+    assert capsys.readouterr().err.count("\n") == 1
+
+
 def test_wrong_labels_belong_to_the_seed() -> None:
     points = take(DataSpec(noise_kind="symmetric"), None, size=200, validation=50)
     few, more = points.labels(3, 0.1)[0], points.labels(3, 0.3)[0]
@@ -195,6 +283,12 @@ def test_stacks_hold_near_widths_of_one_sample_and_every_seed() -> None:
         ({"decays": (0.1,)}, "random features take ridges"),
         ({"ridges": (-1.0,)}, "penalties above 0"),
         ({"fit_error": 1.0}, "fit_error must be in"),
+        ({"densities": (0.5,)}, "kept shares of a network's weights"),
+        ({"epsilon": 0.1}, "for networks"),
+        ({"model": ModelSpec(), "ridges": (), "densities": (0.5, 0.5)}, "different kept shares"),
+        ({"model": ModelSpec(), "ridges": (), "densities": (1.0,)}, "above 0 and below 1, not 1.0"),
+        ({"model": ModelSpec(), "ridges": (), "densities": (0.0,)}, "above 0 and below 1, not 0.0"),
+        ({"model": ModelSpec(), "ridges": (), "epsilon": 2.0}, "share of the inputs' range"),
         ({"data": DataSpec(train_size=5000)}, "asks for"),
         ({"validation": -1}, "validation is a number of points"),
     ],

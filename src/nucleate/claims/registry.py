@@ -12,13 +12,14 @@ from nucleate.claims.sections import (
     overparameterised,
     pruning,
     regimes,
+    sparsity,
     tickets,
     weights,
 )
 
 CLAIMS: dict[str, Claim] = {
     claim.id: claim
-    for section in (overparameterised, descent, regimes, embeddings, collapse, weights, tickets, pruning)
+    for section in (overparameterised, descent, sparsity, regimes, embeddings, collapse, weights, tickets, pruning)
     for claim in section.CLAIMS
 }
 """Claims of every section, in the order of the subject."""
@@ -27,6 +28,7 @@ ARMS: dict[str, Arm] = {
     **arms.ARMS,
     **overparameterised.ARMS,
     **descent.ARMS,
+    **sparsity.ARMS,
     **regimes.ARMS,
     **embeddings.ARMS,
     **pruning.ARMS,

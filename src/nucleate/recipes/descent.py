@@ -123,6 +123,28 @@ def digits_mlp_decay() -> DescentSpec:
     return replace(spec, recipe="digits-mlp-decay", decays=(1e-3, 1e-2), seeds=(0, 1))
 
 
+def digits_sparsity() -> DescentSpec:
+    """Digits with 40 % wrong labels, one network pruned to 0.65 % of its weights, beside both controls; minutes."""
+    return DescentSpec(
+        recipe="digits-sparsity",
+        seeds=tuple(range(10)),
+        data=DataSpec(name="digits", train_size=1000, label_noise=0.4),
+        model=ModelSpec(name="mlp", depth=1),
+        train=replace(ADAM, optimizer="sgd", lr=0.2, epochs=120),
+        widths=(200,),
+        densities=(0.6, 0.36, 0.22, 0.13, 0.08, 0.05, 0.03, 0.018, 0.011, 0.0065),
+        controls=("random", "reinit"),
+        epsilon=0.05,
+        points=2,
+    )
+
+
+def digits_sparsity_clean() -> DescentSpec:
+    """The same with the true labels: no bump."""
+    spec = digits_sparsity()
+    return replace(spec, recipe="digits-sparsity-clean", data=replace(spec.data, label_noise=0.0))
+
+
 def digits_audit() -> DescentSpec:
     """Widths x label noise x decay with sharpness, margins and norms of every network, for `nucleate audit`."""
     spec = digits_mlp()
@@ -176,6 +198,8 @@ RECIPES: dict[str, Callable[[], DescentSpec]] = {
         digits_mlp_noise,
         digits_mlp_samples,
         digits_mlp_decay,
+        digits_sparsity,
+        digits_sparsity_clean,
         digits_audit,
         mnist_mlp,
         fashion_convnet,

@@ -31,12 +31,20 @@ class DescentSpec:
     """Penalties of the closed form beside none, and of the one that validation chooses."""
     decays: tuple[float, ...] = ()
     """Weight decays of networks beside train.weight_decay."""
+    densities: tuple[float, ...] = ()
+    """Kept shares of the weights to which networks are pruned, one after another: the largest over all layers stay, go
+    back to their start and are trained again."""
+    controls: tuple[Literal["random", "reinit"], ...] = ("random", "reinit")
+    """What is trained beside the pruned networks: random masks of the same layer densities, the same masks with fresh
+    weights."""
     validation: int = 0
     """Training points set aside, labels as noisy as the others', to choose the ridge and the epoch; 0 for none."""
     replace_one: bool = False
     """Also fit the closed form with one training point replaced by a validation point, to see how much that moves."""
     landscape: bool = False
     """Also measure sharpness, margins, norms and the weight noise that networks stand, at the end; for an audit."""
+    epsilon: float = 0.0
+    """Largest change of an input, as a share of its full range, by which PGD attacks networks at the end; 0: none."""
     fit_error: float = 0.05
     """Training error at which a model counts as fitting its points: it marks the interpolation threshold."""
     refine: int = 0

@@ -85,7 +85,8 @@ def curves(found: Sequence[View], study: str, chart: Chart) -> list[Curve]:
     telling = [name for name in chart.by if len({str(look_up(v, row, name)) for v, row in rows}) > 1]
     for v, row in rows:
         x = look_up(v, row, chart.x)
-        label = ", ".join(_told(name, look_up(v, row, name)) for name in telling or chart.by[:1]) or chart.y_label
+        own = [(name, look_up(v, row, name)) for name in telling or chart.by[:1]]
+        label = ", ".join(_told(name, value) for name, value in own if value is not None) or chart.y_label
         seed = row.get("seed", v.seed)
         table.setdefault(label, {}).setdefault(x, {})[seed] = float(row["value"])
     out = []

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from nucleate.report.charts.chart import Chart, Section
 
 ANTIDOTES = ("recipe", "antidote")
@@ -17,7 +19,7 @@ def _along(x: str, label: str, more: str) -> tuple[Chart, ...]:
             x=x,
             x_label=label,
             y_label=unit,
-            by=(*ANTIDOTES, more, "noise"),
+            by=(*ANTIDOTES, more, "noise", "density", "arm"),
             split=split,
             layer=layer,
             log_x=True,
@@ -44,7 +46,14 @@ def _along(x: str, label: str, more: str) -> tuple[Chart, ...]:
     )
 
 
-def _map(title: str, y: str, y_label: str, metric: str, split: str) -> Chart:
+WHOLE = (("density", ""),)
+"""Rows of runs that prune nothing."""
+TICKETS = (("arm", "ticket"),)
+
+
+def _map(
+    title: str, y: str, y_label: str, metric: str, split: str, where: tuple[tuple[str, Any], ...] = WHOLE
+) -> Chart:
     return Chart(
         title=title,
         metric=metric,
@@ -53,8 +62,16 @@ def _map(title: str, y: str, y_label: str, metric: str, split: str) -> Chart:
         x_label="width",
         y_label=y_label,
         split=split,
-        where=(("antidote", "none"),),
+        where=(("antidote", "none"), *where),
     )
+
+
+def _density(title: str, metric: str, unit: str, split: str = "test", *, layer: str = "", log_y: bool = False) -> Chart:
+    return Chart(
+        title=title, metric=metric, x="density", x_label="share of weights remaining", y_label=unit, split=split,
+        layer=layer, by=(*ANTIDOTES, "arm", "width", "samples", "noise"), log_x=True, log_y=log_y, reverse_x=True,
+        mark="phase_end",
+    )  # fmt: skip
 
 
 def _noise(title: str, metric: str, split: str, *, layer: str = "") -> Chart:
@@ -104,6 +121,32 @@ SECTIONS = (
         ),
     ),
     Section(
+        id="descent-sparsity",
+        study="descent",
+        title="Double descent along sparsity",
+        caption="One wide network pruned further and further, to the right. With wrong labels: light, the error stays; "
+        "critical, it rises while the wrong labels are still memorised; sweet, it falls below the whole network's as "
+        "they no longer fit; collapsed, nothing is left. Dotted: where each of the first three ends for the ticket. "
+        "Random masks and fresh weights in the same masks show what the choice of weights and their start is worth.",
+        optional=True,
+        charts=(
+            _density("Test error along density", "error", "share of points"),
+            _density("Wrong labels memorised along density", "memorised", "share of wrong labels", "train"),
+            _density("Training error along density, labels as given", "error", "share of points", "train"),
+            _density("Accuracy under PGD along density", "pgd_accuracy", "share of points"),
+            _density("Distance from the start along density", "distance", "Euclidean norm", ""),
+            _density("Churn between seeds along density", "churn", "share of points"),
+            _density(
+                "NC1 of the last hidden layer along density",
+                "nc1",
+                "within / between",
+                "train",
+                layer="penultimate",
+                log_y=True,
+            ),
+        ),
+    ),
+    Section(
         id="descent-noise",
         study="descent",
         title="Wrong labels: what is fitted, what is learned",
@@ -144,6 +187,7 @@ SECTIONS = (
             _map("Test error, width x epochs", "epoch", "epoch", "error", "test"),
             _map("Training error, width x epochs", "epoch", "epoch", "error", "train"),
             _map("Test error, width x samples", "samples", "training points", "error", "test"),
+            _map("Test error, width x density", "density", "share of weights remaining", "error", "test", TICKETS),
             _map("Test error, width x label noise", "noise", "share of wrong labels", "error", "test"),
             _map("Wrong labels memorised, width x label noise", "noise", "share of wrong labels", "memorised", "train"),
         ),

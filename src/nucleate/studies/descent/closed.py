@@ -26,13 +26,18 @@ NONE = "none"
 TUNED = "tuned ridge"
 
 
-def cell_name(width: int, samples: int, noise: float, antidote: str) -> str:
+def cell_name(
+    width: int, samples: int, noise: float, antidote: str, *, density: float = 1.0, arm: str = "ticket"
+) -> str:
     """Key of a cell's predictions among the run's tensors.
 
     >>> cell_name(8, 100, 0.2, "none")
     'width 8, samples 100, noise 0.2, none'
+    >>> cell_name(8, 100, 0.2, "none", density=0.1, arm="ticket")
+    'width 8, samples 100, noise 0.2, none, density 0.1, ticket'
     """
-    return f"width {width}, samples {samples}, noise {noise:g}, {antidote}"
+    name = f"width {width}, samples {samples}, noise {noise:g}, {antidote}"
+    return name if density == 1 else f"{name}, density {density:g}, {arm}"
 
 
 class Closed:

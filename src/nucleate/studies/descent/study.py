@@ -6,7 +6,7 @@ import itertools
 import math
 import platform
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from nucleate.runs.store import Writer
 from nucleate.runs.sweep import Tick
 from nucleate.spec import DescentSpec
 from nucleate.studies.descent.closed import FAMILIES, NONE, Closed
+from nucleate.studies.descent.sparse import TICKET, phases
 from nucleate.studies.descent.threshold import between, bracket, effective_complexity, mean_errors
 from nucleate.studies.descent.trained import EARLY, Cell, Trained, epochs_at, stacks
 from nucleate.studies.points import Points, take
@@ -37,7 +38,8 @@ def size(spec: DescentSpec) -> int:
     if spec.model.name in FAMILIES:
         return cells * max(1, len(spec.samples))
     samples = spec.samples or (spec.data.train_size or 1,)
-    return sum(epochs_at(spec, n, max(samples)) for n in samples) * cells * len(spec.seeds)
+    trainings = 1 + len(spec.densities) * (1 + len(spec.controls))
+    return sum(epochs_at(spec, n, max(samples)) for n in samples) * cells * trainings * len(spec.seeds)
 
 
 def check(spec: DescentSpec) -> None:
@@ -60,6 +62,13 @@ def check(spec: DescentSpec) -> None:
         raise ValueError("ridges are penalties above 0 on random features; networks take decays")
     if spec.decays and (min(spec.decays) < 0 or spec.model.name in FAMILIES):
         raise ValueError("decays are weight decays of networks, at least 0; random features take ridges")
+    if spec.densities and (spec.model.name in FAMILIES or len(set(spec.densities)) < len(spec.densities)):
+        raise ValueError(f"densities are different kept shares of a network's weights, not {list(spec.densities)}")
+    for density in spec.densities:
+        if not 0 < density < 1:
+            raise ValueError(f"a density is the kept share of the weights, above 0 and below 1, not {density}")
+    if not 0 <= spec.epsilon <= 1 or (spec.epsilon and spec.model.name in FAMILIES):
+        raise ValueError(f"epsilon is a share of the inputs' range in [0, 1], for networks, not {spec.epsilon}")
     if spec.replace_one and (spec.validation < 1 or spec.model.name not in FAMILIES[:2]):
         raise ValueError("replace_one takes a validation point and random features: give validation points")
     if not 0 <= spec.fit_error < 1 or spec.refine < 0 or spec.points < 2:
@@ -136,24 +145,39 @@ def _fit(spec: DescentSpec, points: Points, grid: Grid, tuning: Tuning, progress
             tick(1)
         return
     decays = (spec.train.weight_decay, *(d for d in spec.decays if d != spec.train.weight_decay))
-    cells = [Cell(w, n, q, decay) for w, n, q in grid for decay in decays]
-    largest = len(points.clean)
-    for members in stacks(spec, cells, _parameters(spec, points, [w for w, _, _ in grid])):
-        whole = epochs_at(spec, members[0].samples, largest) * len(members) * len(spec.seeds)
-        if progress.skip():
-            tick(whole)
-            continue
-        trained = Trained(spec, points, members, tuning, largest=largest)
-        if progress.inside:
-            trained.load(progress.inside)
-            tick(trained.stack.epoch * trained.replicas)
-        for epoch, rows in trained:
-            progress.writer.append(rows)
-            tick(trained.replicas if epoch else 0)
-            if epoch < trained.epochs:
-                progress.pause(trained.state)
-        progress.writer.save_tensors(f"predicted-{progress.part:04d}", trained.predictions())
-        progress.finished()
+    largest, parameters = len(points.clean), _parameters(spec, points, [w for w, _, _ in grid])
+    densities = sorted(spec.densities, reverse=True)
+    before: dict[str, Any] = {}
+    for density in (1.0, *densities):
+        arms = (TICKET, *spec.controls) if density < 1 else (TICKET,)
+        cells = [Cell(w, n, q, decay, density, arm) for w, n, q in grid for decay in decays for arm in arms]
+        pruned_next = bool(densities) and density > densities[-1]
+        found: dict[str, Any] = {}
+        for members in stacks(spec, cells, parameters):
+            whole = epochs_at(spec, members[0].samples, largest) * len(members) * len(spec.seeds)
+            if progress.skip():
+                tick(whole)
+            else:
+                trained = Trained(spec, points, members, tuning, before, largest=largest)
+                _train(trained, progress, tick)
+                if pruned_next:
+                    progress.writer.save_tensors(f"weights-{progress.part:04d}", trained.weights())
+                progress.finished()
+            if pruned_next:
+                found |= progress.writer.tensors(f"weights-{progress.part:04d}")
+        before = found
+
+
+def _train(trained: Trained, progress: Progress, tick: Tick) -> None:
+    if progress.inside:
+        trained.load(progress.inside)
+        tick(trained.stack.epoch * trained.replicas)
+    for epoch, rows in trained:
+        progress.writer.append(rows)
+        tick(trained.replicas if epoch else 0)
+        if epoch < trained.epochs:
+            progress.pause(trained.state)
+    progress.writer.save_tensors(f"predicted-{progress.part:04d}", trained.predictions())
 
 
 def _parameters(spec: DescentSpec, points: Points, widths: Sequence[int]) -> dict[int, int]:
@@ -170,6 +194,11 @@ def _metric(spec: DescentSpec) -> tuple[str, float]:
     return ("loss", SQUARED_FIT) if spec.model.name in FAMILIES[:2] else ("error", spec.fit_error)
 
 
+def _whole(spec: DescentSpec) -> dict[str, Any]:
+    """Fields that tell a whole network's records from those of pruned ones."""
+    return {"density": 1.0} if spec.densities else {}
+
+
 def _refined(spec: DescentSpec, writer: Writer, grid: Grid) -> list[tuple[int, int, float]]:
     """New sizes next to the threshold of each sample and noise, as the records so far tell it."""
     if not spec.refine:
@@ -178,7 +207,7 @@ def _refined(spec: DescentSpec, writer: Writer, grid: Grid) -> list[tuple[int, i
     first = {w for w, _, _ in grid}
     added = []
     for n, q in dict.fromkeys((n, q) for _, n, q in grid):
-        errors = mean_errors(writer.records, metric, "width", samples=n, noise=q, antidote=NONE)
+        errors = mean_errors(writer.records, metric, "width", samples=n, noise=q, antidote=NONE, **_whole(spec))
         # Sizes that an earlier, stopped run had already added do not move the bracket.
         found = bracket({w: e for w, e in errors.items() if w in first}, bound)
         added += [(w, n, q) for w in between(found, spec.refine)]
@@ -191,7 +220,7 @@ def _conclusions(spec: DescentSpec, writer: Writer, grid: Grid) -> Iterator[dict
     rows = writer.records
     base = {"study": spec.study, "seed": None, "step": 0, "epoch": 0, "layer": "", "split": "train", "antidote": NONE}
     for n, q in dict.fromkeys((n, q) for _, n, q in grid):
-        found = bracket(mean_errors(rows, metric, "width", samples=n, noise=q, antidote=NONE), bound)
+        found = bracket(mean_errors(rows, metric, "width", samples=n, noise=q, antidote=NONE, **_whole(spec)), bound)
         for name, width in (("threshold_below", found.below), ("threshold", found.above)):
             if width is not None:
                 yield base | {"metric": name, "value": float(width), "samples": n, "noise": q}
@@ -199,9 +228,14 @@ def _conclusions(spec: DescentSpec, writer: Writer, grid: Grid) -> Iterator[dict
         yield from _fit_epochs(spec, rows)
     if len({n for _, n, _ in grid}) > 1:
         for w, q in dict.fromkeys((w, q) for w, _, q in grid):
-            errors = mean_errors(rows, "error", "samples", width=w, noise=q, antidote=NONE)
+            errors = mean_errors(rows, "error", "samples", width=w, noise=q, antidote=NONE, **_whole(spec))
             value = effective_complexity(errors)
             yield base | {"metric": "effective_complexity", "value": value, "width": w, "noise": q}
+    for w, n, q in dict.fromkeys(grid) if spec.densities else ():
+        where = {"width": w, "samples": n, "noise": q, "antidote": NONE}
+        errors = mean_errors(rows, "error", "density", split="test", arm=TICKET, **where)
+        for phase, value in asdict(phases(errors)).items():
+            yield base | where | {"metric": "phase_end", "value": value, "split": "test", "arm": TICKET, "phase": phase}
 
 
 def _fit_epochs(spec: DescentSpec, rows: Sequence[Record]) -> Iterator[Record]:
@@ -209,7 +243,7 @@ def _fit_epochs(spec: DescentSpec, rows: Sequence[Record]) -> Iterator[Record]:
     found: dict[tuple[Any, ...], Record] = {}
     for row in rows:
         if (row["split"], row["metric"]) == ("train", "error") and row["antidote"] != EARLY:
-            key = tuple(row[k] for k in ("seed", "width", "samples", "noise", "antidote"))
+            key = tuple(row.get(k) for k in ("seed", "width", "samples", "noise", "antidote", "density", "arm"))
             fits = row["value"] <= spec.fit_error
             if key not in found or (fits and math.isnan(found[key]["value"])):
                 value = float(row["epoch"]) if fits else math.nan

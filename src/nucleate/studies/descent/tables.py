@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
+from collections.abc import Iterator
 from typing import Any
 
 from nucleate.runs import Run
+from nucleate.studies.ladder.verdict import interval
 
 SHOWN = (
     ("train", "error", "train"),
@@ -29,7 +31,7 @@ def along_width(run: Run) -> str:
     for row in run.records:
         if row["metric"] == "threshold":
             marks[row["samples"], row["noise"]] = row["value"]
-        if "samples" in row and "width" in row and row["layer"] == "":
+        if "samples" in row and "width" in row and row["layer"] == "" and row.get("density", 1.0) == 1:
             key = (row["antidote"], row["noise"], row["samples"], row["width"])
             keys.setdefault(key)
             values[(*key, row["split"], row["metric"])][row["seed"]] = row["value"]
@@ -47,7 +49,52 @@ def along_width(run: Run) -> str:
             curve = {w: mean[antidote, noise, n, w, "test", "error"] for n, w in own if n == samples}
             if len(curve) > 2:
                 lines.append(_shape(curve, samples, marks.get((samples, noise)) if antidote == "none" else None))
-    return "\n".join(lines).lstrip("\n")
+    return "\n".join([*lines, *_along_density(run)]).lstrip("\n")
+
+
+ALONG = (
+    ("train", "error", "train"),
+    ("train", "memorised", "memorised"),
+    ("test", "pgd_accuracy", "pgd"),
+    ("", "distance", "distance"),
+    ("train", "nc1", "nc1"),
+)
+"""Columns along density beside the test error, with its interval: means over seeds at the last epoch."""
+
+
+def _along_density(run: Run) -> Iterator[str]:
+    """The ticket and its controls at every density, and where the ticket's curve turns."""
+    values: dict[tuple[Any, ...], dict[Any, float]] = defaultdict(dict)
+    turns: dict[tuple[Any, ...], dict[str, float]] = defaultdict(dict)
+    for row in run.records:
+        where = tuple(row.get(k) for k in ("width", "samples", "noise", "antidote"))
+        if row["metric"] == "phase_end":
+            turns[where][row["phase"]] = row["value"]
+        elif "density" in row and row["seed"] is not None:
+            key = (*where, row["arm"], row["density"], row["parameters"])
+            values[(*key, row["split"], row["metric"])][row["seed"]] = row["value"]
+    keys = dict.fromkeys(key[:-2] for key in values)
+    for where in dict.fromkeys(key[:4] for key in keys):
+        width, samples, noise, antidote = where
+        yield f"\n{run.spec['recipe']}, width {width}, n = {samples}, label noise {noise:g}, antidote {antidote}"
+        yield f"{'':8s}{'density':>9s}{'parameters':>12s}{'test':>16s}" + "".join(f"{n:>11s}" for _, _, n in ALONG)
+        for key in (key for key in keys if key[:4] == where):
+            low, mean, high = interval(list(values[(*key, "test", "error")].values()))
+            band = f" +-{(high - low) / 2:.3f}" if math.isfinite(low) else ""
+            line = f"{key[4]:8s}{key[5]:9g}{key[6]:12d}{f'{mean:.3f}{band}':>16s}"
+            for split, metric, _ in ALONG:
+                own = values.get((*key, split, metric), {}).values()
+                line += f"{sum(own) / len(own):11.3g}" if own else f"{'-':>11s}"
+            yield line
+        if where in turns:
+            yield _phases(turns[where])
+
+
+def _phases(turns: dict[str, float]) -> str:
+    told = f"within a point of the whole network down to {turns['light']:g}; "
+    if math.isnan(turns["peak"]):
+        return told + "no bump"
+    return told + f"peak at {turns['peak']:g}, sweet spot at {turns['sweet']:g}"
 
 
 def shape(curve: dict[int, float]) -> tuple[int, int, int]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from nucleate.runs import Record
 
@@ -68,13 +69,15 @@ def effective_complexity(errors: Mapping[int, float]) -> float:
     return last + share * (after[0] - last)
 
 
-def mean_errors(rows: Iterable[Record], metric: str, key: str, **where: object) -> dict[int, float]:
-    """Mean over seeds of a training measure at the last epoch, by width or samples, where the other fields agree."""
-    last: dict[tuple[int, int], float] = {}
+def mean_errors(
+    rows: Iterable[Record], metric: str, key: str, *, split: str = "train", **where: object
+) -> dict[Any, float]:
+    """Mean over seeds of a measure at the last epoch, by width, samples or density, where the other fields agree."""
+    last: dict[tuple[Any, int], float] = {}
     for row in rows:
-        if row["metric"] == metric and row["split"] == "train" and all(row.get(k) == v for k, v in where.items()):
+        if row["metric"] == metric and row["split"] == split and all(row.get(k) == v for k, v in where.items()):
             last[row[key], row["seed"]] = row["value"]
-    found: dict[int, list[float]] = {}
+    found: dict[Any, list[float]] = {}
     for (size, _), value in last.items():
         found.setdefault(size, []).append(value)
     return {size: sum(values) / len(values) for size, values in sorted(found.items())}

@@ -1,16 +1,17 @@
-"""Networks of many widths, noises and decays, trained side by side and measured on the way."""
+"""Networks of many widths, noises, decays and densities, trained side by side and measured on the way."""
 
 from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Generator, Tensor, nn
 
+from nucleate.data.sources import generator
 from nucleate.geometry.collapse import collapse
 from nucleate.geometry.depth import effective_depth
 from nucleate.machine.tuning import Tuning
@@ -23,11 +24,14 @@ from nucleate.probes.landscape import (
     perturbation_sigma,
     spectral_norms,
 )
+from nucleate.probes.robustness import correct, pgd
 from nucleate.probes.tap import tap
+from nucleate.pruning.masks import Masks
 from nucleate.runs import Record
 from nucleate.spec import DescentSpec
 from nucleate.studies.collapse import measured_epochs
 from nucleate.studies.descent.closed import NONE, cell_name
+from nucleate.studies.descent.sparse import REINIT, TICKET, masks_at
 from nucleate.studies.fits import Value, agreement, fit_values
 from nucleate.studies.lockstep import Lockstep
 from nucleate.studies.points import Points
@@ -39,6 +43,8 @@ STACK_BYTES = 12 << 20
 EARLY = "early stopping"
 LANDSCAPE_POINTS = 500
 """Training points on which the landscape is measured."""
+ATTACKED_POINTS = 500
+"""Test points on which networks are attacked."""
 DEPTH_ERROR = 0.01
 """Nearest-centre training error at which a hidden layer counts as collapsed (Galanti 2022)."""
 COLLAPSE = ("nc1", "nc2_equiangle", "nc3", "nc4")
@@ -52,6 +58,19 @@ class Cell:
     samples: int
     noise: float
     decay: float
+    density: float = 1.0
+    arm: str = TICKET
+    """ticket, of which the whole network is the first, or a control of it."""
+
+
+def weight_name(cell: Cell, seed: int, parameter: str) -> str:
+    """Key of a parameter of one network, the same at all densities.
+
+    >>> weight_name(Cell(8, 100, 0.2, 0.0, 0.1, "ticket"), 3, "output.weight")
+    'width 8, samples 100, noise 0.2, decay 0, seed 3, output.weight'
+    """
+    where = f"width {cell.width}, samples {cell.samples}, noise {cell.noise:g}, decay {cell.decay:g}"
+    return f"{where}, seed {seed}, {parameter}"
 
 
 def epochs_at(spec: DescentSpec, samples: int, largest: int) -> int:
@@ -80,10 +99,20 @@ def stacks(spec: DescentSpec, cells: Sequence[Cell], parameters: dict[int, int])
 
 
 class Trained:
-    """One stack of cells in training; iterate for the records of each measured epoch."""
+    """One stack of cells in training; iterate for the records of each measured epoch.
+
+    `before` has the weights of each member's network at the density before, by `weight_name`.
+    """
 
     def __init__(
-        self, spec: DescentSpec, points: Points, cells: Sequence[Cell], tuning: Tuning, *, largest: int
+        self,
+        spec: DescentSpec,
+        points: Points,
+        cells: Sequence[Cell],
+        tuning: Tuning,
+        before: Mapping[str, Any],
+        *,
+        largest: int,
     ) -> None:
         self.spec, self.points, self.cells = spec, points, list(cells)
         self.samples = cells[0].samples
@@ -96,19 +125,22 @@ class Trained:
         self.given: list[Tensor] = []
         self.held: list[Tensor] = []
         self.starts: list[nn.Module] = []
+        self.masks: list[Masks | None] = []
         for cell, seed in self.members:
             given, held = points.labels(seed, cell.noise)
             self.given.append(given[: self.samples])
             self.held.append(held)
-            model = build(
-                replace(spec.model, width=cell.width),
-                data.input_shape,
-                data.num_classes,
-                generator=Generator().manual_seed(seed),
-            )
+            fresh = generator(seed, f"reinit {cell.density:g}") if cell.arm == REINIT else Generator().manual_seed(seed)
+            model = build(replace(spec.model, width=cell.width), data.input_shape, data.num_classes, generator=fresh)
+            masks = None
+            if cell.density < 1:
+                trained = {k: torch.as_tensor(before[weight_name(cell, seed, k)]) for k, _ in model.named_parameters()}
+                masks = masks_at(model, cell.density, cell.arm, trained, seed)
+                masks.apply(model)
+            self.masks.append(masks)
             self.starts.append(copy.deepcopy(model))
             train = replace(spec.train, epochs=epochs, weight_decay=cell.decay)
-            replicas.append(Replica(model=model, labels=self.given[-1], spec=train, seed=seed))
+            replicas.append(Replica(model=model, labels=self.given[-1], spec=train, seed=seed, masks=masks))
         self.stack = Lockstep(replicas, points.inputs[: self.samples], data.num_classes, tuning)
         self.best: list[Any] = [None] * len(self.members)
         """Validation error and rows at the best epoch so far, of each member."""
@@ -161,15 +193,18 @@ class Trained:
         return rows
 
     def _rows(self, cell: Cell, seed: int | None, epoch: int, step: int, values: list[Value]) -> list[Record]:
+        first = self.cells.index(cell) * len(self.spec.seeds)
+        masks = self.masks[first]
+        gone = masks.count - masks.kept if masks is not None else 0
         where = {
             "width": cell.width,
             "samples": cell.samples,
             "noise": cell.noise,
             "antidote": self._antidote(cell),
-            "parameters": sum(
-                p.numel() for p in self.starts[self.cells.index(cell) * len(self.spec.seeds)].parameters()
-            ),
+            "parameters": sum(p.numel() for p in self.starts[first].parameters()) - gone,
         }
+        if self.spec.densities:
+            where |= {"density": cell.density, "arm": cell.arm}
         base = {"study": self.spec.study, "seed": seed, "step": step, "epoch": epoch, "layer": ""}
         return [base | {"split": split, "metric": m, "value": v} | where for split, m, v in values]
 
@@ -178,8 +213,19 @@ class Trained:
         size = len(self.spec.seeds)
         found = self.stack.logits(self.points.data.test_inputs).argmax(2).to(torch.uint8).cpu().numpy()
         return {
-            cell_name(c.width, c.samples, c.noise, self._antidote(c)): found[j * size : (j + 1) * size]
+            cell_name(c.width, c.samples, c.noise, self._antidote(c), density=c.density, arm=c.arm): found[
+                j * size : (j + 1) * size
+            ]
             for j, c in enumerate(self.cells)
+        }
+
+    def weights(self) -> dict[str, Any]:
+        """Weights now, by `weight_name`, of the networks that the next density is pruned from."""
+        return {
+            weight_name(cell, seed, name): value.cpu().numpy()
+            for i, (cell, seed) in enumerate(self.members)
+            if cell.arm == TICKET
+            for name, value in self.stack.state_dict(i).items()
         }
 
     def _antidote(self, cell: Cell) -> str:
@@ -220,9 +266,18 @@ class Trained:
             first = effective_depth(errors, eps=DEPTH_ERROR).first
             depth = math.nan if first is None else float(first + 1)
             rows += self._rows(cell, seed, epoch, step, [("train", "effective_depth", depth)])
+        if self.spec.epsilon:
+            rows += self._rows(cell, seed, epoch, step, [self._attacked(model)])
         if self.spec.landscape:
             rows += self._rows(cell, seed, epoch, step, self._landscape(model, self.given[i]))
         return rows
+
+    def _attacked(self, model: nn.Module) -> Value:
+        """Accuracy under PGD from the input itself, within `epsilon` of the inputs' range."""
+        data = self.points.data
+        x, y, (low, high) = data.test_inputs[:ATTACKED_POINTS], data.test_labels[:ATTACKED_POINTS], data.input_range
+        found = pgd(model, x, y, self.spec.epsilon * (high - low), bounds=(low, high))
+        return "test", "pgd_accuracy", float(correct(model, found, y).double().mean())
 
     def _landscape(self, model: nn.Module, given: Tensor) -> list[Value]:
         """What an audit ranks networks by, on the first points of the sample, labels as given."""
