@@ -178,6 +178,24 @@ def test_pruned_networks_keep_the_largest_weights_and_go_back_to_their_start(tmp
     assert len(attacked) == 14 and all(0 <= r["value"] <= 1 for r in attacked)
 
 
+def test_students_of_a_cold_teacher_learn_its_answers_and_of_a_warm_one_more(tmp_path: Path) -> None:
+    """softmax(z / 0) is one-hot: where the widest network fits all labels, its students are trained on labels."""
+    spec = replace(
+        NETWORKS, samples=(), widths=(4, 64), validation=0, points=2, train=replace(NETWORKS.train, epochs=80)
+    )
+    cold, warm = (run(replace(spec, distil=t), root=tmp_path) for t in (1e-6, 5.0))
+    fitted = cold.select(metric="error", split="train", epoch=80, width=64, antidote="none")
+    assert [r["value"] for r in fitted] == [0.0, 0.0], "or the law below does not apply"
+    for metric in ("error", "loss", "norm"):
+        plain, taught = (
+            [r["value"] for r in cold.select(metric=metric, epoch=80, antidote=a)] for a in ("none", "distillation")
+        )
+        assert taught == pytest.approx(plain, rel=1e-4)
+    norm = {a: means(warm, "norm", "", antidote=a)[64] for a in ("none", "distillation")}
+    assert norm["distillation"] < norm["none"], "soft targets need no large outputs"
+    assert size(replace(spec, distil=5.0)) == 2 * size(spec)
+
+
 def test_random_masks_have_the_layer_densities_of_the_ticket() -> None:
     model = build(ModelSpec(name="mlp", depth=1, width=16), (1, 8, 8), 10, generator=torch.Generator().manual_seed(0))
     trained = dict(model.state_dict())
@@ -227,7 +245,7 @@ def test_densities_from_the_command_line_to_the_report(tmp_path: Path, capsys: p
     assert "random" in out and "reinit" in out and "within a point of the whole network down to" in out
     folder = next(p for p in tmp_path.iterdir() if p.is_dir())
     text = (folder / "report.html").read_text()
-    assert "Double descent along sparsity" in text and "Accuracy under PGD along density" in text
+    assert "Double descent along sparsity" in text and "Accuracy under PGD" in text
     assert "Double descent along width" not in text, "there is one width only"
     assert [p.name for p in figures(Run(folder), tmp_path / "figures", ("png",))] == ["descent-sparsity.png"]
     assert main([*command, "--densities", "1.5"]) == 2
@@ -285,6 +303,7 @@ def test_stacks_hold_near_widths_of_one_sample_and_every_seed() -> None:
         ({"fit_error": 1.0}, "fit_error must be in"),
         ({"densities": (0.5,)}, "kept shares of a network's weights"),
         ({"epsilon": 0.1}, "for networks"),
+        ({"distil": 2.0}, "for networks, without refine"),
         ({"model": ModelSpec(), "ridges": (), "densities": (0.5, 0.5)}, "different kept shares"),
         ({"model": ModelSpec(), "ridges": (), "densities": (1.0,)}, "above 0 and below 1, not 1.0"),
         ({"model": ModelSpec(), "ridges": (), "densities": (0.0,)}, "above 0 and below 1, not 0.0"),

@@ -31,6 +31,9 @@ class DescentSpec:
     """Penalties of the closed form beside none, and of the one that validation chooses."""
     decays: tuple[float, ...] = ()
     """Weight decays of networks beside train.weight_decay."""
+    distil: float = 0.0
+    """Temperature at which networks also learn the softened outputs of the widest one, trained on the same labels, in
+    the place of labels (Hinton et al. 2015); 0 for none."""
     densities: tuple[float, ...] = ()
     """Kept shares of the weights to which networks are pruned, one after another: the largest over all layers stay, go
     back to their start and are trained again."""

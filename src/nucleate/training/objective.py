@@ -23,8 +23,16 @@ def make_optimizer(model: nn.Module, spec: TrainSpec, *, fused: bool) -> torch.o
 def loss_of(outputs: Tensor, labels: Tensor, kind: str, num_classes: int) -> Tensor:
     """Mean cross-entropy, or squared error against one-hot targets averaged over points and classes (`nn.MSELoss`).
 
-    Outputs (N, C) with labels (N,), or for sequences (N, T, C) with (N, T).
+    Outputs (N, C) with labels (N,), or for sequences (N, T, C) with (N, T); labels of a floating-point type are
+    distributions over classes, of the outputs' shape.
     """
     if kind == "mse":
-        return F.mse_loss(outputs, F.one_hot(labels, num_classes).to(outputs.dtype))
+        return F.mse_loss(outputs, targets_of(labels, num_classes).to(outputs.dtype))
+    if labels.is_floating_point():
+        return F.cross_entropy(outputs, labels)
     return F.cross_entropy(outputs.flatten(0, -2), labels.flatten())
+
+
+def targets_of(labels: Tensor, num_classes: int) -> Tensor:
+    """One-hot labels; distributions over classes as they are."""
+    return labels if labels.is_floating_point() else F.one_hot(labels, num_classes)

@@ -33,6 +33,7 @@ from nucleate.machine.tuning import Tuning, tuned
 from nucleate.spec import TrainSpec
 from nucleate.training.chain import Chain
 from nucleate.training.loop import batches, check, learning_rate
+from nucleate.training.objective import targets_of
 from nucleate.training.update import Update, stretches
 
 EVAL_POINTS = 1024
@@ -46,7 +47,7 @@ class Replica:
     model: nn.Module
     """Network whose weights are where the training starts; it is read, never changed."""
     labels: Tensor
-    """int64 (N,), the labels this replica is trained on."""
+    """int64 (N,), the labels this replica is trained on, or float (N, C): a distribution over classes of each point."""
     spec: TrainSpec
     """How it is trained; `batch_size`, `loss`, `optimizer` and `device` must be those of the stack's other replicas."""
     seed: int = 0
@@ -112,7 +113,7 @@ class Stack:
             for name, width in self.chain.norms.items()
             for kind in ("mean", "var")
         }
-        self.targets = torch.stack([F.one_hot(r.labels.to(device), num_classes).to(dtype) for r in replicas])
+        self.targets = torch.stack([targets_of(r.labels.to(device), num_classes).to(dtype) for r in replicas])
         self.masks: Tensor | None = None
         if any(r.masks for r in replicas):
             self.masks = torch.ones_like(self.rows)
@@ -353,7 +354,7 @@ def _check(replicas: Sequence[Replica], inputs: Tensor) -> None:
             raise ValueError(f"stacked replicas must agree in train.{name}, not {', '.join(given)}")
     for number, replica in enumerate(replicas):
         check(replica.spec)
-        if replica.labels.shape != inputs.shape[:1]:
+        if replica.labels.shape[:1] != inputs.shape[:1] or replica.labels.ndim > 2:
             raise ValueError(
                 f"replica {number} has labels of shape {tuple(replica.labels.shape)} for {len(inputs)} points"
             )

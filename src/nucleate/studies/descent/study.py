@@ -34,12 +34,12 @@ SQUARED_FIT = 1e-6
 def size(spec: DescentSpec) -> int:
     """What the progress bar counts: epochs of all networks, or cells of the closed form. Raises as `check`."""
     check(spec)
-    cells = len(spec.widths) * max(1, len(spec.noises)) * (1 + len(spec.decays))
     if spec.model.name in FAMILIES:
-        return cells * max(1, len(spec.samples))
+        return len(spec.widths) * max(1, len(spec.noises)) * max(1, len(spec.samples))
     samples = spec.samples or (spec.data.train_size or 1,)
-    trainings = 1 + len(spec.densities) * (1 + len(spec.controls))
-    return sum(epochs_at(spec, n, max(samples)) for n in samples) * cells * trainings * len(spec.seeds)
+    networks = sum(len(cells) for cells, _ in _stages(spec, [(w, 1, 0.0) for w in spec.widths]))
+    epochs = sum(epochs_at(spec, n, max(samples)) for n in samples) * max(1, len(spec.noises))
+    return epochs * networks * len(spec.seeds)
 
 
 def check(spec: DescentSpec) -> None:
@@ -62,6 +62,8 @@ def check(spec: DescentSpec) -> None:
         raise ValueError("ridges are penalties above 0 on random features; networks take decays")
     if spec.decays and (min(spec.decays) < 0 or spec.model.name in FAMILIES):
         raise ValueError("decays are weight decays of networks, at least 0; random features take ridges")
+    if spec.distil and (spec.distil < 0 or spec.refine or spec.model.name in FAMILIES):
+        raise ValueError("distil is a temperature above 0, for networks, without refine: the widest one teaches")
     if spec.densities and (spec.model.name in FAMILIES or len(set(spec.densities)) < len(spec.densities)):
         raise ValueError(f"densities are different kept shares of a network's weights, not {list(spec.densities)}")
     for density in spec.densities:
@@ -144,14 +146,9 @@ def _fit(spec: DescentSpec, points: Points, grid: Grid, tuning: Tuning, progress
                 progress.finished()
             tick(1)
         return
-    decays = (spec.train.weight_decay, *(d for d in spec.decays if d != spec.train.weight_decay))
     largest, parameters = len(points.clean), _parameters(spec, points, [w for w, _, _ in grid])
-    densities = sorted(spec.densities, reverse=True)
     before: dict[str, Any] = {}
-    for density in (1.0, *densities):
-        arms = (TICKET, *spec.controls) if density < 1 else (TICKET,)
-        cells = [Cell(w, n, q, decay, density, arm) for w, n, q in grid for decay in decays for arm in arms]
-        pruned_next = bool(densities) and density > densities[-1]
+    for cells, told in _stages(spec, grid):
         found: dict[str, Any] = {}
         for members in stacks(spec, cells, parameters):
             whole = epochs_at(spec, members[0].samples, largest) * len(members) * len(spec.seeds)
@@ -160,12 +157,27 @@ def _fit(spec: DescentSpec, points: Points, grid: Grid, tuning: Tuning, progress
             else:
                 trained = Trained(spec, points, members, tuning, before, largest=largest)
                 _train(trained, progress, tick)
-                if pruned_next:
+                if told:
                     progress.writer.save_tensors(f"weights-{progress.part:04d}", trained.weights())
                 progress.finished()
-            if pruned_next:
+            if told:
                 found |= progress.writer.tensors(f"weights-{progress.part:04d}")
-        before = found
+        before = found or before
+
+
+def _stages(spec: DescentSpec, grid: Grid) -> Iterator[tuple[list[Cell], bool]]:
+    """Networks that can be trained at once, and whether later ones are pruned from them or taught by them."""
+    decays = (spec.train.weight_decay, *(d for d in spec.decays if d != spec.train.weight_decay))
+    dense = [Cell(w, n, q, decay) for w, n, q in grid for decay in decays]
+    yield dense, bool(spec.densities or spec.distil)
+    if spec.distil:
+        yield [replace(cell, distilled=True) for cell in dense if cell.decay == spec.train.weight_decay], False
+    for density in sorted(spec.densities, reverse=True):
+        arms = (TICKET, *spec.controls)
+        yield (
+            [replace(cell, density=density, arm=arm) for cell in dense for arm in arms],
+            density > min(spec.densities),
+        )
 
 
 def _train(trained: Trained, progress: Progress, tick: Tick) -> None:

@@ -41,6 +41,7 @@ STACK_BYTES = 12 << 20
 """Weights, gradients and moments of a stack, 16 bytes a parameter, stay within what a core's cache share holds."""
 
 EARLY = "early stopping"
+DISTILLED = "distillation"
 LANDSCAPE_POINTS = 500
 """Training points on which the landscape is measured."""
 ATTACKED_POINTS = 500
@@ -61,6 +62,8 @@ class Cell:
     density: float = 1.0
     arm: str = TICKET
     """ticket, of which the whole network is the first, or a control of it."""
+    distilled: bool = False
+    """Whether it learns the widest network's outputs."""
 
 
 def weight_name(cell: Cell, seed: int, parameter: str) -> str:
@@ -101,7 +104,7 @@ def stacks(spec: DescentSpec, cells: Sequence[Cell], parameters: dict[int, int])
 class Trained:
     """One stack of cells in training; iterate for the records of each measured epoch.
 
-    `before` has the weights of each member's network at the density before, by `weight_name`.
+    `before` has, by `weight_name`, the weights of each member's network at the density before, and of its teacher.
     """
 
     def __init__(
@@ -137,13 +140,26 @@ class Trained:
                 trained = {k: torch.as_tensor(before[weight_name(cell, seed, k)]) for k, _ in model.named_parameters()}
                 masks = masks_at(model, cell.density, cell.arm, trained, seed)
                 masks.apply(model)
+            targets = self._taught(cell, seed, before) if cell.distilled else self.given[-1]
             self.masks.append(masks)
             self.starts.append(copy.deepcopy(model))
             train = replace(spec.train, epochs=epochs, weight_decay=cell.decay)
-            replicas.append(Replica(model=model, labels=self.given[-1], spec=train, seed=seed, masks=masks))
+            replicas.append(Replica(model=model, labels=targets, spec=train, seed=seed, masks=masks))
         self.stack = Lockstep(replicas, points.inputs[: self.samples], data.num_classes, tuning)
         self.best: list[Any] = [None] * len(self.members)
         """Validation error and rows at the best epoch so far, of each member."""
+
+    def _taught(self, cell: Cell, seed: int, before: Mapping[str, Any]) -> Tensor:
+        """(N, C) softmax(z / temperature) of the teacher's outputs z on the training points."""
+        cell = replace(cell, width=max(self.spec.widths))
+        data = self.points.data
+        teacher = build(
+            replace(self.spec.model, width=cell.width), data.input_shape, data.num_classes, generator=Generator()
+        )
+        teacher.load_state_dict({k: torch.as_tensor(before[weight_name(cell, seed, k)]) for k in teacher.state_dict()})
+        with torch.no_grad():
+            outputs: Tensor = teacher.eval()(self.points.inputs[: self.samples])
+        return (outputs / self.spec.distil).softmax(1)
 
     @property
     def replicas(self) -> int:
@@ -182,7 +198,7 @@ class Trained:
                 rows += self._rows(cell, seed, epoch, step, [("validation", "error", error)])
                 if self.best[i] is None or error < self.best[i][0]:
                     self.best[i] = [error, [r | {"antidote": EARLY} for r in own]]
-                if last and cell.decay == self.spec.train.weight_decay:
+                if last and self._antidote(cell) == NONE:
                     rows += self.best[i][1]
             if last:
                 rows += self._collapse(i, cell, seed, epoch, step)
@@ -224,11 +240,13 @@ class Trained:
         return {
             weight_name(cell, seed, name): value.cpu().numpy()
             for i, (cell, seed) in enumerate(self.members)
-            if cell.arm == TICKET
+            if cell.arm == TICKET and not cell.distilled
             for name, value in self.stack.state_dict(i).items()
         }
 
     def _antidote(self, cell: Cell) -> str:
+        if cell.distilled:
+            return DISTILLED
         return NONE if cell.decay == self.spec.train.weight_decay else f"weight decay {cell.decay:g}"
 
     def _weights(self, i: int) -> list[Value]:
