@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from nucleate.data.sources import generator
 from nucleate.pruning.masks import Masks
 from nucleate.pruning.select import select
 from nucleate.studies.ladder.masks import prunable, random_masks
+from nucleate.studies.ladder.verdict import interval
 
 TICKET, RANDOM, REINIT = "ticket", "random", "reinit"
 
@@ -34,33 +36,40 @@ class Phases:
     """Densities at which a curve of test error along falling density turns; nan for what is not there."""
 
     light: float
-    """Sparsest density up to which the error stays within a point of the dense network's."""
+    """Sparsest density up to which the error is like the whole network's."""
     peak: float
     """Top of the bump, where the critical phase ends."""
     sweet: float
     """Lowest error after it; sparser networks collapse."""
 
 
-def phases(curve: Mapping[float, float]) -> Phases:
-    """Phases of a curve, test error by density.
+def phases(curve: Mapping[float, Sequence[float]]) -> Phases:
+    """Phases of a curve: test errors by density, of each seed in the same order, the whole network's at density 1.
 
-    The peak and the sweet spot are the pair, in order of falling density, between which the error falls most; there are
-    none where it falls by no more than a point.
+    Light: the mean is within a point of the whole network's, or the 95 % interval of the difference, paired over seeds,
+    includes 0. The peak and the sweet spot are the pair, in order of falling density, between which the mean falls
+    most; there are none where it falls by no more than a point.
 
-    >>> phases({1.0: 0.19, 0.3: 0.195, 0.1: 0.25, 0.03: 0.17, 0.01: 0.3})
+    >>> phases({1.0: [0.19], 0.3: [0.195], 0.1: [0.25], 0.03: [0.17], 0.01: [0.3]})
     Phases(light=0.3, peak=0.1, sweet=0.03)
-    >>> phases({1.0: 0.02, 0.1: 0.021, 0.03: 0.05, 0.01: 0.1})
+    >>> phases({1.0: [0.02], 0.1: [0.021], 0.03: [0.05], 0.01: [0.1]})
     Phases(light=0.1, peak=nan, sweet=nan)
     """
     order = sorted(curve, reverse=True)
-    errors = [curve[d] for d in order]
-    pairs = [(errors[i] - errors[j], i, j) for i in range(len(order)) for j in range(i + 1, len(order))]
-    fall, peak, sweet = max(pairs, key=lambda p: p[0], default=(0.0, 0, 0))
-    bump = fall > FLAT
-    flat = _flat(errors[: peak + 1] if bump else errors)
-    return Phases(order[flat], order[peak] if bump else math.nan, order[sweet] if bump else math.nan)
+    errors = {d: sum(curve[d]) / len(curve[d]) for d in order}
+    fall, peak, sweet = max(
+        ((errors[a] - errors[b], a, b) for a, b in itertools.combinations(order, 2)),
+        key=lambda found: found[0],
+        default=(0.0, math.nan, math.nan),
+    )
+    if fall <= FLAT:
+        peak = sweet = math.nan
+    # Beyond the peak an error that is like the whole network's again belongs to another phase.
+    before = order if math.isnan(peak) else order[: order.index(peak) + 1]
+    light = list(itertools.takewhile(lambda d: _alike(curve[d], curve[order[0]]), before))
+    return Phases(light[-1], peak, sweet)
 
 
-def _flat(errors: Sequence[float]) -> int:
-    """Index up to which all errors are within a point of the first."""
-    return next((i for i, e in enumerate(errors) if abs(e - errors[0]) > FLAT), len(errors)) - 1
+def _alike(errors: Sequence[float], whole: Sequence[float]) -> bool:
+    low, mean, high = interval([a - b for a, b in zip(errors, whole, strict=True)])
+    return abs(mean) <= FLAT or low <= 0 <= high

@@ -21,7 +21,7 @@ from nucleate.runs.sweep import Tick
 from nucleate.spec import DescentSpec
 from nucleate.studies.descent.closed import FAMILIES, NONE, Closed
 from nucleate.studies.descent.sparse import TICKET, phases
-from nucleate.studies.descent.threshold import between, bracket, effective_complexity, mean_errors
+from nucleate.studies.descent.threshold import between, bracket, by_seed, effective_complexity, mean_errors
 from nucleate.studies.descent.trained import EARLY, Cell, Trained, epochs_at, stacks
 from nucleate.studies.points import Points, take
 from nucleate.studies.progress import Progress
@@ -245,8 +245,8 @@ def _conclusions(spec: DescentSpec, writer: Writer, grid: Grid) -> Iterator[dict
             yield base | {"metric": "effective_complexity", "value": value, "width": w, "noise": q}
     for w, n, q in dict.fromkeys(grid) if spec.densities else ():
         where = {"width": w, "samples": n, "noise": q, "antidote": NONE}
-        errors = mean_errors(rows, "error", "density", split="test", arm=TICKET, **where)
-        for phase, value in asdict(phases(errors)).items():
+        curve = by_seed(rows, "error", "density", split="test", arm=TICKET, **where)
+        for phase, value in asdict(phases({d: list(e.values()) for d, e in curve.items()})).items():
             yield base | where | {"metric": "phase_end", "value": value, "split": "test", "arm": TICKET, "phase": phase}
 
 

@@ -91,7 +91,7 @@ def _along_density(run: Run) -> Iterator[str]:
 
 
 def _phases(turns: dict[str, float]) -> str:
-    told = f"within a point of the whole network down to {turns['light']:g}; "
+    told = f"like the whole network down to {turns['light']:g}; "
     if math.isnan(turns["peak"]):
         return told + "no bump"
     return told + f"peak at {turns['peak']:g}, sweet spot at {turns['sweet']:g}"

@@ -69,15 +69,18 @@ def effective_complexity(errors: Mapping[int, float]) -> float:
     return last + share * (after[0] - last)
 
 
-def mean_errors(
-    rows: Iterable[Record], metric: str, key: str, *, split: str = "train", **where: object
-) -> dict[Any, float]:
-    """Mean over seeds of a measure at the last epoch, by width, samples or density, where the other fields agree."""
-    last: dict[tuple[Any, int], float] = {}
+def mean_errors(rows: Iterable[Record], metric: str, key: str, **where: object) -> dict[Any, float]:
+    """Mean over seeds of a training measure at the last epoch, by width or samples, where the other fields agree."""
+    found = by_seed(rows, metric, key, split="train", **where)
+    return {size: sum(values.values()) / len(values) for size, values in found.items()}
+
+
+def by_seed(
+    rows: Iterable[Record], metric: str, key: str, *, split: str, **where: object
+) -> dict[Any, dict[int, float]]:
+    """A measure at the last epoch, by width, samples or density and then by seed, where the other fields agree."""
+    found: dict[Any, dict[int, float]] = {}
     for row in rows:
         if row["metric"] == metric and row["split"] == split and all(row.get(k) == v for k, v in where.items()):
-            last[row[key], row["seed"]] = row["value"]
-    found: dict[Any, list[float]] = {}
-    for (size, _), value in last.items():
-        found.setdefault(size, []).append(value)
-    return {size: sum(values) / len(values) for size, values in sorted(found.items())}
+            found.setdefault(row[key], {})[row["seed"]] = row["value"]
+    return dict(sorted(found.items()))
