@@ -124,7 +124,7 @@ def digits_mlp_decay() -> DescentSpec:
 
 
 def digits_sparsity() -> DescentSpec:
-    """Digits with 40 % wrong labels, one network pruned to 0.65 % of its weights, beside both controls; 95 core-seconds."""
+    """Digits with 40 % wrong labels, a network pruned to 0.65 % of its weights, beside both controls; two minutes."""
     return DescentSpec(
         recipe="digits-sparsity",
         seeds=tuple(range(10)),
