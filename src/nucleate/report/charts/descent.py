@@ -132,7 +132,7 @@ SECTIONS = (
         charts=(
             _density("Test error", "error", "share of points"),
             _density("Wrong labels memorised", "memorised", "share of wrong labels", "train"),
-            _density("Training error along density, labels as given", "error", "share of points", "train"),
+            _density("Training error, labels as given", "error", "share of points", "train"),
             _density("Accuracy under PGD", "pgd_accuracy", "share of points"),
             _density("Distance from the start", "distance", "Euclidean norm", ""),
             _density("Churn between seeds", "churn", "share of points"),

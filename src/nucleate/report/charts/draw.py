@@ -31,22 +31,33 @@ def section_figure(found: Sequence[View], section: Section) -> Figure:
             _curves(ax, found, section.study, chart, names)
     for ax in axes[len(charts) :]:
         ax.set_visible(False)
-    keys = {text: line for ax in axes for line, text in zip(*ax.get_legend_handles_labels(), strict=True)}
+    keys: dict[str, tuple[Any, str]] = {}
+    for ax in axes:
+        for line, text in zip(*ax.get_legend_handles_labels(), strict=True):
+            # What seeds tell together has no n of its own.
+            keys.setdefault(text.rpartition(" (n = ")[0], (line, text))
     if keys:
-        figure.legend(list(keys.values()), list(keys), loc="outside lower left", ncols=min(4, len(keys)), fontsize=8)
+        lines, texts = zip(*keys.values(), strict=True)
+        title = "bands: 95 % interval over seeds" if any(ax.collections for ax in axes) else None
+        figure.legend(
+            lines, texts, loc="outside lower left", ncols=min(4, len(keys)), fontsize=8, title=title, title_fontsize=7,
+            alignment="left",
+        )  # fmt: skip
     return figure
 
 
 def ticks(xs: Sequence[float]) -> list[float]:
-    """The values themselves where they are few, else about six of them, first and last kept.
+    """Of sorted values above 0 those that have room on a logarithmic axis, first and last kept.
 
-    >>> ticks([1, 2, 4]), len(ticks(list(range(40))))
-    ([1, 2, 4], 7)
+    >>> ticks([1, 2, 4]), ticks([20, 50, 490, 500, 510, 5000])
+    ([1, 2, 4], [20, 50, 490, 5000])
     """
-    if len(xs) <= 8:
-        return list(xs)
-    step = math.ceil((len(xs) - 1) / 6)
-    return list(dict.fromkeys([*xs[:-1:step], xs[-1]]))
+    room = math.log(xs[-1] / xs[0]) / 8
+    shown = [xs[0]]
+    for x in xs[1:-1]:
+        if math.log(x / shown[-1]) >= room and math.log(xs[-1] / x) >= room:
+            shown.append(x)
+    return list(dict.fromkeys([*shown, xs[-1]]))
 
 
 def _curves(axes: Any, found: Sequence[View], study: str, chart: Chart, labelled: Sequence[str]) -> None:
@@ -74,11 +85,6 @@ def _curves(axes: Any, found: Sequence[View], study: str, chart: Chart, labelled
     _x_axis(axes, chart, names, numeric)
     axes.set_ylabel(chart.y_label)
     y.apply(axes)
-    if any(math.isfinite(v) for c in drawn for v in c.low):
-        axes.annotate(
-            "bands: 95 % interval over seeds", (1, 1), (0, 3), xycoords="axes fraction", textcoords="offset points",
-            ha="right", fontsize=7, color=SOFT,
-        )  # fmt: skip
 
 
 def _x_axis(axes: Any, chart: Chart, names: Sequence[Any], numeric: bool) -> None:
