@@ -41,9 +41,9 @@ function curveChart(node, chart) {
   const { room, legend } = foot(drawn.map((c) => short(c.label, 44)), node.clientWidth);
   const log = numeric && chart.logX && drawn.every((c) => c.x.every((x) => x > 0));
   const xs = [...new Set(drawn.flatMap((c) => c.x))].sort((a, b) => a - b);
-  const room = Math.log(xs[xs.length - 1] / xs[0]) / 8;
-  const shown = log ? xs.reduce((kept, x, i) => (i === 0 || i === xs.length - 1
-    || (Math.log(x / kept[kept.length - 1]) >= room && Math.log(xs[xs.length - 1] / x) >= room) ? [...kept, x] : kept), []) : xs;
+  const [first, last] = [xs[0], xs[xs.length - 1]];
+  const apart = (a, b) => Math.log(b / a) >= Math.log(last / first) / 8;
+  const shown = xs.reduce((kept, x) => (kept.length === 0 || x === last || (apart(kept[kept.length - 1], x) && apart(x, last)) ? [...kept, x] : kept), []);
   const own = log ? { type: "log", tickvals: shown, ticktext: shown.map((x) => String(Number(x.toPrecision(3)))) } : numeric ? {} : { type: "category" };
   return plot(node, traces, {
     height: 300 + room, margin: { l: 56, r: 14, t: 18, b: 46 + room }, legend, showlegend: true,
