@@ -196,6 +196,15 @@ def test_students_of_a_cold_teacher_learn_its_answers_and_of_a_warm_one_more(tmp
     assert size(replace(spec, distil=5.0)) == 2 * size(spec)
 
 
+def test_a_network_that_lost_everything_is_measured_too(tmp_path: Path) -> None:
+    train = replace(NETWORKS.train, epochs=2)
+    done = run(replace(SPARSE, densities=(1e-6,), controls=(), landscape=True, train=train), root=tmp_path)
+    errors = [r["value"] for r in done.select(metric="error", split="test", density=1e-6, epoch=2)]
+    assert len(errors) == 2 and min(errors) > 0.8
+    assert {r["parameters"] for r in done.select(density=1e-6)} == {26}, "the biases"
+    assert "like the whole network down to" in along_width(done)
+
+
 def test_random_masks_have_the_layer_densities_of_the_ticket() -> None:
     model = build(ModelSpec(name="mlp", depth=1, width=16), (1, 8, 8), 10, generator=torch.Generator().manual_seed(0))
     trained = dict(model.state_dict())

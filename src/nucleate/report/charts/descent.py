@@ -77,7 +77,7 @@ def _density(title: str, metric: str, unit: str, split: str = "test", *, layer: 
 def _noise(title: str, metric: str, split: str, *, layer: str = "") -> Chart:
     return Chart(
         title=title, metric=metric, x="noise", x_label="share of wrong labels", y_label=title, split=split, layer=layer,
-        by=(*ANTIDOTES, "width", "samples"),
+        by=(*ANTIDOTES, "width", "samples"), where=WHOLE,
     )  # fmt: skip
 
 

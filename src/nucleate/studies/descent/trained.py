@@ -307,7 +307,7 @@ class Trained:
             ("train", "sharpness", hessian.largest(tolerance=1e-2)),
             ("train", "hessian_trace", hessian.trace(probes=10)),
             ("train", "margin", margin),
-            ("train", "normalised_margin", margin / spectral),
+            ("train", "normalised_margin", margin / spectral if spectral else math.nan),
             ("", "spectral_product", spectral),
             ("", "frobenius_product", math.prod(frobenius_norms(model).values())),
             ("train", "noise_sigma", perturbation_sigma(model, x, y, draws=5, rounds=8)),
