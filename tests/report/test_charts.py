@@ -12,7 +12,7 @@ from scipy import stats
 
 from nucleate.report import charts, figures, page
 from nucleate.report.charts import Chart, Section
-from nucleate.report.charts.chart import curves, grid
+from nucleate.report.charts.chart import curves, grid, labels, section_curves
 from nucleate.report.gather import views
 from nucleate.runs import find_runs
 
@@ -89,6 +89,17 @@ def test_a_measure_can_be_drawn_along_another(sweep: Path) -> None:
     assert moved.x == pytest.approx([math.sqrt(100 * d * (100 * d + 1)) for d in plain.x])
     assert (moved.mean, moved.low, moved.seeds) == (plain.mean, plain.low, plain.seeds)
     assert curves(views(find_runs(sweep)), "demo", replace(ALONG, along="absent")) == []
+
+
+def test_one_name_means_one_curve_in_all_charts_of_a_section(sweep: Path) -> None:
+    """A chart that has one method only still calls it by its name where another chart has two."""
+    one = replace(ALONG, by=("recipe", "method"), where=(("method", "snip"),))
+    both = replace(one, where=())
+    section = Section(id="s", study="demo", title="S", caption="", charts=(both, one, HEAT))
+    drawn = section_curves(views(find_runs(sweep)), section)
+    assert [[c.label for c in several] for _, several in drawn] == [["snip", "<b>random</b>"], ["snip"], []]
+    assert labels(drawn) == ["snip", "<b>random</b>"]
+    assert [c.label for c in curves(views(find_runs(sweep)), "demo", one)] == ["r"]
 
 
 def test_a_chart_for_each_value_of_a_field_and_for_one_seed(sweep: Path) -> None:

@@ -13,7 +13,7 @@ import numpy as np
 
 from nucleate.report.catalog import DEPTH_MEASURES, LABELS, PANELS
 from nucleate.report.charts import Section, along_epochs, charted_sections
-from nucleate.report.charts.chart import Chart, curves, grid, labels, marks
+from nucleate.report.charts.chart import Chart, Curve, grid, labels, marks, section_curves
 from nucleate.report.gather import View, band, groups
 from nucleate.report.scenes import Array, Projection, flat, simplex_scores
 
@@ -102,18 +102,21 @@ def _group(label: str, members: Sequence[View]) -> dict[str, Any]:
 
 
 def _charts(found: Sequence[View], section: Section) -> list[dict[str, Any]]:
-    tones = labels(found, section)
-    return [_chart(found, section, chart, tones) for chart in section.shown(found)]
+    charts = section_curves(found, section)
+    tones = labels(charts)
+    return [_chart(found, section, chart, drawn, tones) for chart, drawn in charts]
 
 
-def _chart(found: Sequence[View], section: Section, chart: Chart, tones: Sequence[str]) -> dict[str, Any]:
+def _chart(
+    found: Sequence[View], section: Section, chart: Chart, drawn: Sequence[Curve], tones: Sequence[str]
+) -> dict[str, Any]:
     told = {"title": chart.title, "xLabel": chart.x_label, "yLabel": chart.y_label}
     told |= {"logX": chart.log_x, "logY": chart.log_y, "reverseX": chart.reverse_x}  # type: ignore[dict-item]
     missing = {"missing": f"no run holds {chart.metric} along {chart.x}"}
     if chart.y:
         xs, ys, values = grid(found, section.study, chart)
         return told | ({"xs": xs, "ys": ys, "z": [rounded(row) for row in values]} if xs else missing)
-    drawn = [
+    told_curves = [
         {
             "label": c.label,
             "tone": tones.index(c.label),
@@ -124,9 +127,9 @@ def _chart(found: Sequence[View], section: Section, chart: Chart, tones: Sequenc
             "n": c.seeds,
             "main": not chart.main or c.label in chart.main,
         }
-        for c in curves(found, section.study, chart)
+        for c in drawn
     ]
-    return told | ({"curves": drawn, "marks": marks(found, section.study, chart)} if drawn else missing)
+    return told | ({"curves": told_curves, "marks": marks(found, section.study, chart)} if told_curves else missing)
 
 
 def _run(v: View, projection: Projection) -> dict[str, Any]:

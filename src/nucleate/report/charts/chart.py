@@ -75,17 +75,18 @@ class Curve:
     seeds: list[int] = field(default_factory=list)
 
 
-def curves(found: Sequence[View], study: str, chart: Chart) -> list[Curve]:
+def curves(found: Sequence[View], study: str, chart: Chart, telling: Sequence[str] | None = None) -> list[Curve]:
     """The chart's curves over all runs of its study; none if no run holds the measure.
 
-    A seed counts once at each x: its last record. Numbers along x are sorted, words keep their order.
+    A seed counts once at each x: its last record. Numbers along x are sorted, words keep their order. Curves are named
+    by those of the chart's fields that are in `telling`, or, without it, that tell its curves apart.
     """
     table: dict[str, dict[Any, dict[Any, float]]] = {}
     rows = list(_rows(found, study, chart))
-    telling = [name for name in chart.by if len({str(look_up(v, row, name)) for v, row in rows}) > 1]
+    names = [name for name in chart.by if name in (_telling(rows, chart) if telling is None else telling)]
     for v, row in rows:
         x = look_up(v, row, chart.x)
-        own = [(name, look_up(v, row, name)) for name in telling or chart.by[:1]]
+        own = [(name, look_up(v, row, name)) for name in names or chart.by[:1]]
         label = ", ".join(_told(name, value) for name, value in own if value is not None) or chart.y_label
         seed = row.get("seed", v.seed)
         table.setdefault(label, {}).setdefault(x, {})[seed] = float(row["value"])
@@ -107,7 +108,7 @@ def curves(found: Sequence[View], study: str, chart: Chart) -> list[Curve]:
             out.append(curve)
     if chart.along:
         places = replace(chart, metric=chart.along, split="", along="", log_y=chart.log_x)
-        found_at = {c.label: dict(zip(c.x, c.mean, strict=True)) for c in curves(found, study, places)}
+        found_at = {c.label: dict(zip(c.x, c.mean, strict=True)) for c in curves(found, study, places, names)}
         return [moved for c in out if (moved := _moved(c, found_at.get(c.label, {}))).x]
     return out
 
@@ -119,10 +120,22 @@ def _moved(curve: Curve, places: Mapping[Any, float]) -> Curve:
     return Curve(curve.label, [x for x, _ in order], *([getattr(curve, n)[i] for _, i in order] for n in lists))
 
 
-def labels(found: Sequence[View], section: Section) -> list[str]:
-    """Labels of all curves of a section, so that one colour means one thing in all its charts."""
-    drawn = (curves(found, section.study, chart) for chart in section.shown(found) if not chart.y)
-    return list(dict.fromkeys(curve.label for several in drawn for curve in several))
+def section_curves(found: Sequence[View], section: Section) -> list[tuple[Chart, list[Curve]]]:
+    """Charts of a section with their curves, none for a heat map; one name means one thing in all of them."""
+    shown = section.shown(found)
+    drawn = [chart for chart in shown if not chart.y]
+    telling = {name for c in drawn for name in _telling(list(_rows(found, section.study, c)), c)}
+    return [(c, [] if c.y else curves(found, section.study, c, tuple(telling))) for c in shown]
+
+
+def labels(charts: Sequence[tuple[Chart, Sequence[Curve]]]) -> list[str]:
+    """Names of all curves of a section, in the order of their colours."""
+    return list(dict.fromkeys(curve.label for _, several in charts for curve in several))
+
+
+def _telling(rows: Sequence[tuple[View, dict[str, Any]]], chart: Chart) -> set[str]:
+    """Fields of `by` that have more than one value."""
+    return {name for name in chart.by if len({str(look_up(v, row, name)) for v, row in rows}) > 1}
 
 
 def marks(found: Sequence[View], study: str, chart: Chart) -> list[float]:

@@ -7,6 +7,9 @@ from typing import Any
 from nucleate.report.charts.chart import Chart, Section
 
 ANTIDOTES = ("recipe", "antidote")
+WHOLE = (("density", ""),)
+"""Rows of runs that prune nothing."""
+TICKETS = (("arm", "ticket"),)
 
 
 def _along(x: str, label: str, more: str) -> tuple[Chart, ...]:
@@ -19,12 +22,13 @@ def _along(x: str, label: str, more: str) -> tuple[Chart, ...]:
             x=x,
             x_label=label,
             y_label=unit,
-            by=(*ANTIDOTES, more, "noise", "density", "arm"),
+            by=(*ANTIDOTES, more, "noise"),
             split=split,
             layer=layer,
             log_x=True,
             log_y=log_y,
             mark="threshold" if x == "width" else "",
+            where=WHOLE,
         )
 
     share = "share of points"
@@ -44,11 +48,6 @@ def _along(x: str, label: str, more: str) -> tuple[Chart, ...]:
             "NC1 of the last hidden layer", "nc1", "within / between", split="train", layer="penultimate", log_y=True
         ),
     )
-
-
-WHOLE = (("density", ""),)
-"""Rows of runs that prune nothing."""
-TICKETS = (("arm", "ticket"),)
 
 
 def _map(

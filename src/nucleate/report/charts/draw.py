@@ -10,7 +10,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, NullLocator
 
-from nucleate.report.charts.chart import Chart, Section, curves, grid, labels, marks
+from nucleate.report.charts.chart import Chart, Curve, Section, grid, labels, marks, section_curves
 from nucleate.report.curves import missing
 from nucleate.report.gather import View
 from nucleate.report.style import DASHES, SOFT, Values, colour, marker, new_figure, plain
@@ -18,17 +18,17 @@ from nucleate.report.style import DASHES, SOFT, Values, colour, marker, new_figu
 
 def section_figure(found: Sequence[View], section: Section) -> Figure:
     """All charts of a section, two in a row."""
-    charts = section.shown(found)
+    charts = section_curves(found, section)
     columns = min(2, len(charts))
     rows = math.ceil(len(charts) / columns)
     figure = new_figure(5.2 * columns, 3.4 * rows + 0.3)
     axes = figure.subplots(rows, columns, squeeze=False).ravel()
-    names = labels(found, section)
-    for ax, chart in zip(axes, charts, strict=False):
+    names = labels(charts)
+    for ax, (chart, drawn) in zip(axes, charts, strict=False):
         if chart.y:
             _heat(figure, ax, found, section.study, chart)
         else:
-            _curves(ax, found, section.study, chart, names)
+            _curves(ax, chart, drawn, marks(found, section.study, chart), names)
     for ax in axes[len(charts) :]:
         ax.set_visible(False)
     keys: dict[str, tuple[Any, str]] = {}
@@ -60,8 +60,7 @@ def ticks(xs: Sequence[float]) -> list[float]:
     return list(dict.fromkeys([*shown, xs[-1]]))
 
 
-def _curves(axes: Any, found: Sequence[View], study: str, chart: Chart, labelled: Sequence[str]) -> None:
-    drawn = curves(found, study, chart)
+def _curves(axes: Any, chart: Chart, drawn: Sequence[Curve], marked: Sequence[float], labelled: Sequence[str]) -> None:
     axes.set_title(chart.title)
     if not drawn:
         missing(axes, f"no run holds {chart.metric} along {chart.x}")
@@ -80,7 +79,7 @@ def _curves(axes: Any, found: Sequence[View], study: str, chart: Chart, labelled
         if np.isfinite(curve.low).any():
             low = [max(v, 1e-300) if y.log else v for v in y.at(curve.low)]
             axes.fill_between(at, low, y.at(curve.high), color=colour(i), alpha=0.15, lw=0)
-    for place in marks(found, study, chart) if numeric else ():
+    for place in marked if numeric else ():
         axes.axvline(place, color=SOFT, ls=":", lw=1.2)
     _x_axis(axes, chart, names, numeric)
     axes.set_ylabel(chart.y_label)
