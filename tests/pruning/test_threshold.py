@@ -41,10 +41,11 @@ def test_the_kept_set_is_that_of_a_stable_sort(dtype: torch.dtype, signed: bool)
 
 
 @pytest.mark.parametrize("share", [0.0, 0.5, 0.99])
-def test_pruned_entries_stay_out_of_the_ranking(share: float) -> None:
+@pytest.mark.parametrize("size", [4000, BLOCK])
+def test_pruned_entries_stay_out_of_the_ranking(share: float, size: int) -> None:
     generator = torch.Generator().manual_seed(1)
-    tensors = [torch.randn(n, generator=generator) for n in (4000, 300)]
-    live = [(torch.rand(n, generator=generator) >= share).to(torch.uint8) for n in (4000, 300)]
+    tensors = [torch.randn(n, generator=generator) for n in (size, 300)]
+    live = [(torch.rand(n, generator=generator) >= share).to(torch.uint8) for n in (size, 300)]
     alive = sum(int(m.sum()) for m in live)
     for k in {1, alive // 2, alive - 1, alive}:
         found = keep({str(i): Ranked(t, m) for i, (t, m) in enumerate(zip(tensors, live, strict=True))}, k)
@@ -84,8 +85,9 @@ def test_counts_past_the_limit_of_32_bits() -> None:
         descend(histogram, 2 * many + 1, torch.int32)
 
 
-def test_the_threshold_is_that_of_numpy() -> None:
-    x = torch.randn(100_000, generator=torch.Generator().manual_seed(3))
+@pytest.mark.parametrize("size", [BLOCK, BLOCK + 1])
+def test_the_threshold_is_that_of_numpy(size: int) -> None:
+    x = torch.randn(size, generator=torch.Generator().manual_seed(3))
     found = kth_largest([Ranked(x)], 12_345)
     want = np.sort(x.numpy())[-12_345]
     assert found.key == int(sortable(torch.tensor([want]), found.kind)) and found.ties == 1

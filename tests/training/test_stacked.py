@@ -248,6 +248,7 @@ def test_evaluation_is_each_networks_own() -> None:
         torch.testing.assert_close(stack.logits(inputs)[i], z, rtol=0, atol=1e-12)
         assert errors[i] == (z.argmax(1) != labels).double().mean()
         assert losses[i].item() == pytest.approx(nn.functional.cross_entropy(z, labels).item(), abs=1e-12)
+    torch.testing.assert_close(stack.logits(inputs, [2, 0]), stack.logits(inputs)[[2, 0]], rtol=0, atol=1e-12)
 
 
 def test_masked_weights_are_zero_throughout() -> None:

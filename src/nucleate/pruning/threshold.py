@@ -82,12 +82,26 @@ def kth_largest(tensors: Iterable[Ranked], k: int) -> Threshold:
     """
     held = list(tensors)
     kind = torch.int64 if any(r.values.dtype == torch.float64 for r in held) else torch.int32
+    if sum(r.values.numel() for r in held) <= BLOCK:
+        return _by_partition(held, k, kind)
 
     def histogram(prefix: int | None, shift: int, bits: int) -> Tensor:
         return _histogram(held, kind, prefix, shift, bits)
 
     key, equal, ties = descend(histogram, k, kind)
     return Threshold(key, kind, equal, ties)
+
+
+def _by_partition(tensors: list[Ranked], k: int, kind: torch.dtype) -> Threshold:
+    """The same where all keys fit into the cache: the bins of a histogram would be more than they are."""
+    blocks = [block for ranked in tensors for block in ranked.blocks(kind)]
+    parts = [(keys if live is None else keys[live.bool()]).cpu() for keys, live in blocks]
+    keys = torch.cat([torch.empty(0, dtype=kind), *parts]).numpy()
+    if not 1 <= k <= len(keys):
+        raise ValueError(f"cannot keep {k} entries: there are {len(keys)}")
+    key = np.partition(keys, -k)[-k]
+    ties = int((keys == key).sum())
+    return Threshold(int(key), kind, k - int((keys > key).sum()), ties)
 
 
 def descend(histogram: Callable[[int | None, int, int], Tensor], k: int, kind: torch.dtype) -> tuple[int, int, int]:

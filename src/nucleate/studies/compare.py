@@ -142,7 +142,7 @@ class Levels:
             self.early = dense.weights(source, f"epoch-{keep[0]:06d}")
         self.macs = layer_macs(self.model, self.data.train_inputs[:1].to(spec.train.device))
         self.masks: Masks | None = None
-        self.at_once: np.ndarray[Any, Any] | None = None
+        self.at_once: Tested | None = None
 
     def run(self, tick: Tick) -> None:
         """All levels that are not stored yet."""
@@ -177,9 +177,8 @@ class Levels:
             done = self._prune(density, batches)
             self.masks = done.masks
             self.writer.update_env(**{"pruned": done.record})
-            at_once = self._evaluate()
-            before = {"accuracy_before_training": at_once.values["test", "accuracy"]}
-            self.at_once = at_once.correct
+            self.at_once = self._evaluate()
+            before = {"accuracy_before_training": self.at_once.values["test", "accuracy"]}
         self._train_on()
         self._store(level, density, self.masks, before)
 
@@ -221,7 +220,8 @@ class Levels:
 
     def _store(self, level: int, density: float, masks: Masks | None, more: Mapping[str, float]) -> None:
         """Measure, write records and tensors, and mark the level as done."""
-        tested = self._evaluate()
+        # Where nothing is trained on, the network was asked already.
+        tested = self._evaluate() if self.at_once is None or self.spec.prune.epochs else self.at_once
         densities = {} if masks is None else masks.densities
         parameters = sum(p.numel() for p in self.model.parameters())
         # float32 for every parameter that is left, and one bit for each that could have gone.
@@ -239,7 +239,7 @@ class Levels:
             values["test", "chance_loss"] = chance_loss(self.data)
             arrays |= self._information()
         elif self.at_once is not None:
-            arrays["correct_before_training"] = self.at_once
+            arrays["correct_before_training"] = self.at_once.correct
         if self.spec.timing:
             values |= self._time(masks)
         if self.spec.robustness and self.data.train_inputs.is_floating_point():

@@ -132,12 +132,12 @@ class _Study:
 
     def _events(self, due: list[int], epoch: int) -> Iterator[Record]:
         """Prune or disturb these cells, and tell what their accuracy lost by it."""
-        before = self._accuracies()
+        before = self._accuracies(due)
         for cell in due:
             self._event(cell, epoch)
-        after = self._accuracies()
-        for cell in due:
-            self.drops[cell].append(float(before[cell] - after[cell]))
+        lost = before - self._accuracies(due)
+        for cell, drop in zip(due, lost.tolist(), strict=True):
+            self.drops[cell].append(drop)
             yield self._row(cell, "drop", self.drops[cell][-1], "validation", epoch, event=len(self.drops[cell]))
 
     def _event(self, cell: int, epoch: int) -> None:
@@ -178,8 +178,8 @@ class _Study:
         held = self.stack.masks_of(cell)
         return Masks({name: held[name].to(torch.uint8) for name in names})
 
-    def _accuracies(self) -> Tensor:
-        hits = self.stack.logits(self.task.validation.inputs).argmax(2) == self.task.validation_labels
+    def _accuracies(self, cells: list[int]) -> Tensor:
+        hits = self.stack.logits(self.task.validation.inputs, cells).argmax(2) == self.task.validation_labels
         return hits.double().mean(1)
 
     def _results(self, writer: Writer) -> list[Record]:

@@ -19,17 +19,18 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from safetensors.torch import load, save
 from torch import Tensor, nn
+from torch.func import functional_call
 from torch.nn import functional as F
 
 from nucleate.machine.extension import DISABLE
 from nucleate.machine.tuning import Tuning, tuned
+from nucleate.probes.tap import evaluating
 from nucleate.spec import TrainSpec
 from nucleate.training.chain import Chain
 from nucleate.training.loop import batches, check, learning_rate
@@ -200,12 +201,14 @@ class Stack:
         return {name: values[name].to(own[name].device) for name in own}
 
     @torch.no_grad()
-    def logits(self, inputs: Tensor) -> Tensor:
-        """Outputs (R, N, C) of all replicas in eval mode, for inputs (N, ...)."""
+    def logits(self, inputs: Tensor, replicas: Sequence[int] | None = None) -> Tensor:
+        """Outputs (R, N, C) of all replicas, or of those that are named, in eval mode, for inputs (N, ...)."""
+        places = self._places() if replicas is None else [self.order.index(r) for r in replicas]
+        views = self.chain.views(self.rows[places])
+        statistics = {name: value[places] for name, value in self.statistics.items()}
         parts = inputs.flatten(1).to(self.rows).split(EVAL_POINTS)
         with tuned(self.tuning):
-            out = torch.cat([self.chain.logits(self.chain.views(self.rows), self.statistics, x) for x in parts], 1)
-        return out[self._places()]
+            return torch.cat([self.chain.logits(views, statistics, x) for x in parts], 1)
 
     @torch.no_grad()
     def evaluate(self, inputs: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
@@ -330,10 +333,11 @@ class Stack:
         x = self.inputs[:2]
         ours = self.logits(x)
         for i, replica in enumerate(self.replicas):
-            model = deepcopy(replica.model).to(x.device).eval()
-            for name, mask in (replica.masks or {}).items():
-                model.get_parameter(name).mul_(mask.to(x.device))
-            theirs = model(x)
+            model = replica.model
+            own = {name: value.to(x.device) for name, value in model.state_dict().items()}
+            own |= {name: own[name] * mask.to(x.device) for name, mask in (replica.masks or {}).items()}
+            with evaluating(model):
+                theirs = functional_call(model, own, x)
             if theirs.shape != ours[i].shape or not torch.allclose(theirs, ours[i], rtol=1e-3, atol=1e-4):
                 raise ValueError(
                     f"replica {i}: {type(model).__name__} is no plain chain of its Linear, BatchNorm1d and ReLU modules"

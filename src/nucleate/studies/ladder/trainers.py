@@ -13,6 +13,7 @@ from torch import nn
 from nucleate.machine.tuning import Tuning
 from nucleate.studies.ladder.task import Job, Outcome, Task, right
 from nucleate.training.chain import layers_of
+from nucleate.training.plan import plan_stacks
 from nucleate.training.rewind import RewindPoint
 from nucleate.training.stacked import Replica, Stack
 from nucleate.training.steps import StepTraining
@@ -107,27 +108,46 @@ def train_stacked(jobs: Sequence[Job], task: Task, tuning: Tuning, *, tick: Tick
     replicas = [
         Replica(model=job.model, labels=task.labels, spec=job.spec, seed=job.seed, masks=job.masks) for job in jobs
     ]
-    stack = Stack(replicas, task.inputs, task.num_classes, tuning)
     outcomes = [Outcome() for _ in jobs]
+    for group in plan_stacks(replicas):
+        own, members = [jobs[i] for i in group], [replicas[i] for i in group]
+        _train_group(own, members, [outcomes[i] for i in group], task, tuning, tick)
+    return outcomes
+
+
+def _train_group(
+    jobs: Sequence[Job],
+    replicas: Sequence[Replica],
+    outcomes: Sequence[Outcome],
+    task: Task,
+    tuning: Tuning,
+    tick: Tick,
+) -> None:
+    """Train one stack; test points are asked only when the validation loss is the smallest so far, and at horizons."""
+    stack = Stack(replicas, task.inputs, task.num_classes, tuning)
     begun = time.process_time()
     for epoch in stack:
         spent, begun = time.process_time() - begun, time.process_time()
-        running = [r for r in range(len(jobs)) if epoch.number <= jobs[r].spec.epochs]
-        logits, test = stack.logits(task.validation.inputs), stack.logits(task.test.inputs)
-        for r in running:
-            outcome, job = outcomes[r], jobs[r]
-            outcome.seconds += spent / len(running)
-            if outcome.see(epoch.step, logits[r], task.validation_labels):
-                outcome.best = right(test[r], task.test_labels)
-            if epoch.number in job.horizons:
-                outcome.judge(epoch.number, right(test[r], task.test_labels))
+        running = [r for r, job in enumerate(jobs) if epoch.number <= job.spec.epochs]
+        seen = stack.logits(task.validation.inputs, running)
+        best: set[int] = set()
+        for r, logits in zip(running, seen, strict=True):
+            outcomes[r].seconds += spent / len(running)
+            if outcomes[r].see(epoch.step, logits, task.validation_labels):
+                best.add(r)
+        asked = [r for r in running if r in best or epoch.number in jobs[r].horizons]
+        for r, logits in zip(asked, stack.logits(task.test.inputs, asked) if asked else (), strict=True):
+            now = right(logits, task.test_labels)
+            if r in best:
+                outcomes[r].best = now
+            if epoch.number in jobs[r].horizons:
+                outcomes[r].judge(epoch.number, now)
         tick(len(running) if epoch.number else 0)
         looked, begun = time.process_time() - begun, time.process_time()
         for r in running:
             outcomes[r].evaluating += looked / len(running)
     for r, outcome in enumerate(outcomes):
         outcome.weights = {k: v.detach().cpu() for k, v in stack.state_dict(r).items()}
-    return outcomes
 
 
 def check_finite(jobs: Sequence[Job], outcomes: Sequence[Outcome]) -> None:
