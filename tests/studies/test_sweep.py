@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
+import torch
 
 from nucleate.cli import main
 from nucleate.cli.sweep import cells_of
 from nucleate.recipes.collapse import recipe
-from nucleate.runs import find_runs
+from nucleate.runs import Run, find_runs
+from nucleate.studies import cells, collapse
+from nucleate.studies.cells import run_specs
 from nucleate.studies.estimate import estimate
 
 SMALL = ["train.epochs=2", "train.threads=1", "model.width=8", "measure.points=2", "measure.robustness=0"]
@@ -37,6 +42,24 @@ def test_the_estimate_grows_with_the_cells(tmp_path: Path) -> None:
     one = estimate(cells_of(recipe("digits-mlp"), SMALL, [0]), root=tmp_path)
     assert one.seconds > 0 and one.memory > 2**27
     assert len(estimate(cells_of(recipe("digits-mlp"), SMALL, [0, 1]), root=tmp_path).missing) == 2
+
+
+def test_a_run_has_its_share_of_threads_throughout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+
+    def run(*args: Any, **options: Any) -> Run:
+        seen.append(torch.get_num_threads())
+        return collapse.run(*args, **options)
+
+    monkeypatch.setattr(cells, "_study", lambda spec: SimpleNamespace(run=run, size=collapse.size))
+    (spec,) = cells_of(recipe("digits-mlp"), SMALL, [0])
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        run_specs([spec], root=tmp_path, threads=1, progress=False)
+        assert seen == [1] and torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
 
 
 @pytest.mark.parametrize(

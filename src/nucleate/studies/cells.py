@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from nucleate.machine.tuning import Tuning, tuned
 from nucleate.runs import Run
 from nucleate.runs.sweep import Executor, Tick, run_cells
 from nucleate.training import parallel
@@ -86,9 +88,11 @@ def size_of(spec: Any) -> int:
 
 
 def _work(cell: _Cell, tick: Tick) -> Path:
-    run: Run = _study(cell.spec).run(
-        cell.spec, root=cell.root, data_root=cell.data_root, threads=cell.threads, tick=tick
-    )
+    # Its share of the cores is for all that a run does, not for its training alone: threads beyond it only wait.
+    with tuned(Tuning(threads=cell.threads)) if cell.threads else nullcontext():
+        run: Run = _study(cell.spec).run(
+            cell.spec, root=cell.root, data_root=cell.data_root, threads=cell.threads, tick=tick
+        )
     return run.path
 
 
