@@ -15,14 +15,8 @@ $(VENV)/.dev: $(VENV)/.installed
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[dev]"
 	touch $@
 
-# The claims that fit into minutes; `nucleate claims --quick` adds tickets and pruning, and takes several times as long.
-DEMO := zero-error points-in-cells double-descent-width double-descent-samples fits-noise-yet-generalises \
-  fits-random-labels wide-is-kernel min-norm-bias max-margin-bias edge-of-stability stability-returns \
-  clusters-with-depth nucleation softmax-vertices logit-clusters nc1 nc2 nc3 nc4 equal-boundary-distance \
-  simple-head-suffices collapse-generalises collapse-robust most-weights-near-zero
-
 demo: $(VENV)/.installed
-	$(BIN)/nucleate claims $(DEMO) --quick
+	$(BIN)/nucleate claims --quick
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

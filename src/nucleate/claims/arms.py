@@ -30,7 +30,7 @@ def main(tier: Tier) -> CollapseSpec:
     return replace(
         spec,
         model=replace(spec.model, width=128),
-        train=replace(spec.train, weight_decay=3e-3, epochs=120, threads=1),
+        train=replace(spec.train, weight_decay=3e-3, epochs=80, threads=1),
         measure=replace(spec.measure, points=5, robustness=200, subsample=360),
     )
 

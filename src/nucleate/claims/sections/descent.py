@@ -251,7 +251,7 @@ CLAIMS = (
         figure="descent",
         arms=("features", "networks", "trees"),
         judge=_width,
-        budget=14.0,
+        budget=21.0,
     ),
     Claim(
         id="double-descent-samples",
@@ -276,7 +276,7 @@ CLAIMS = (
         figure="descent-noise",
         arms=("wrong-labels",),
         judge=_noise,
-        budget=4.0,
+        budget=3.0,
     ),
     Claim(
         id="fits-random-labels",
@@ -288,7 +288,7 @@ CLAIMS = (
         figure="descent-noise",
         arms=("random-labels",),
         judge=_random,
-        budget=5.0,
+        budget=4.0,
     ),
     Claim(
         id="stability-returns",

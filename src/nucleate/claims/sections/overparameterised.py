@@ -63,7 +63,7 @@ CLAIMS = (
         figure="accuracy",
         arms=("main",),
         judge=_zero_error,
-        budget=60.0,
+        budget=16.0,
     ),
     Claim(
         id="points-in-cells",
@@ -76,6 +76,6 @@ CLAIMS = (
         figure="cells",
         arms=tuple(f"width-{w}" for w in WIDTHS),
         judge=_points_in_cells,
-        budget=30.0,
+        budget=7.0,
     ),
 )

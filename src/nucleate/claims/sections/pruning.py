@@ -85,9 +85,9 @@ ARMS: dict[str, Arm] = {
     ),
     "ladder-language": _ladder(
         {"quick": "bytes-transformer", "full": "bytes-transformer"},
-        data=DataSpec(name="python-source", context=32, train_size=2000, test_size=200),
-        model=ModelSpec(name="transformer", width=64, depth=2),
-        train=replace(recipe("bytes-transformer").train, epochs=4, lr=3e-3),
+        data=DataSpec(name="python-source", context=32, train_size=1500, test_size=200),
+        model=ModelSpec(name="transformer", width=32, depth=2),
+        train=replace(recipe("bytes-transformer").train, epochs=3, lr=5e-3),
     ),
     "prune-dense": _arm("dense", MIDDLE),
     **{f"prune-{m}": _arm(m) for m in ("random", "magnitude")},
@@ -187,7 +187,7 @@ CLAIMS = (
         figure="compare",
         arms=("prune-magnitude", "prune-random"),
         judge=_near_zero_weights_do_little,
-        budget=20.0,
+        budget=3.0,
     ),
     Claim(
         id="prunes-80-90",
@@ -199,7 +199,7 @@ CLAIMS = (
         figure="compare",
         arms=("prune-dense", "prune-magnitude"),
         judge=_prunes_80_90,
-        budget=5.0,
+        budget=1.0,
     ),
     Claim(
         id="language-models-prune-less",
@@ -212,7 +212,7 @@ CLAIMS = (
         figure="compare",
         arms=("ladder-image", "ladder-language"),
         judge=_language_models_prune_less,
-        budget=35.0,
+        budget=12.0,
     ),
     Claim(
         id="every-family-works",
@@ -224,7 +224,7 @@ CLAIMS = (
         figure="compare",
         arms=(*(f"prune-{m}" for m in ("random", *FAMILIES.values())), "prune-first-magnitude", "prune-first-random"),
         judge=_every_family_works,
-        budget=25.0,
+        budget=5.0,
     ),
     Claim(
         id="unstable-pruning-generalises",
@@ -237,7 +237,7 @@ CLAIMS = (
         figure="prune-stability",
         arms=("stability",),
         judge=_unstable_pruning_generalises,
-        budget=31.0,
+        budget=9.0,
     ),
     Claim(
         id="features-interpretable",
@@ -250,6 +250,6 @@ CLAIMS = (
         figure="compare",
         arms=("prune-magnitude", "prune-large_init", "prune-random"),
         judge=_features_interpretable,
-        budget=5.0,
+        budget=1.0,
     ),
 )

@@ -114,7 +114,7 @@ CLAIMS = (
         figure="lazy",
         arms=("kernel-ladder",),
         judge=_kernel,
-        budget=4.0,
+        budget=2.0,
     ),
     Claim(
         id="min-norm-bias",
@@ -138,7 +138,7 @@ CLAIMS = (
         figure="bias",
         arms=("largest-margin",),
         judge=_margin,
-        budget=2.0,
+        budget=1.0,
     ),
     Claim(
         id="edge-of-stability",
@@ -150,6 +150,6 @@ CLAIMS = (
         figure="bias",
         arms=("edge",),
         judge=_edge,
-        budget=6.0,
+        budget=4.0,
     ),
 )

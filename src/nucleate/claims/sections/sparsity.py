@@ -84,6 +84,6 @@ CLAIMS = (
         figure="descent-sparsity",
         arms=("sparsity",),
         judge=_sparsity,
-        budget=16.0,
+        budget=8.0,
     ),
 )

@@ -83,12 +83,12 @@ def _strong(tier: Tier) -> SupermaskSpec:
     return replace(
         spec,
         recipe="digits-mlp-claim",
-        candidates=(4, 6, 8, 10, 12, 14, 16),
+        candidates=(4, 6, 8, 10, 12, 14),
         targets=20,
         draws=10,
         widths=(128,),
         densities=(0.5,),
-        train=replace(spec.train, epochs=12),
+        train=replace(spec.train, epochs=8),
     )
 
 
@@ -272,7 +272,7 @@ CLAIMS = (
         "the dense network of the same seed",
         _matches,
         "ladder",
-        budget=25.0,
+        budget=20.0,
     ),
     _claim(
         "ticket-beats-reinit",
@@ -291,7 +291,7 @@ CLAIMS = (
         "dense; random re-initialisation",
         _learns_faster,
         "ladder-fast",
-        budget=8.0,
+        budget=6.0,
     ),
     _claim(
         "iterative-beats-one-shot",
@@ -301,7 +301,6 @@ CLAIMS = (
         "one-shot pruning to the same counts, trained on until both have cost the same",
         _iterative,
         "ladder",
-        budget=20.0,
     ),
     _claim(
         "large-then-sparse",
@@ -313,7 +312,7 @@ CLAIMS = (
         "ladder",
         "parent-small",
         "parent-middle",
-        budget=8.0,
+        budget=6.0,
     ),
     _claim(
         "low-dimensional-subspaces",
@@ -324,7 +323,7 @@ CLAIMS = (
         _low_dimensional,
         "subspaces",
         figure="capacity",
-        budget=12.0,
+        budget=10.0,
     ),
     _claim(
         "tickets-without-training",
@@ -344,7 +343,7 @@ CLAIMS = (
         _strong_tickets,
         "strong",
         figure="supermask",
-        budget=12.0,
+        budget=5.0,
     ),
     _claim(
         "tickets-collapse",
