@@ -121,7 +121,7 @@ CLAIMS = (
         figure="simplex",
         arms=("main", "weak-decay"),
         judge=_softmax_vertices,
-        budget=13.0,
+        budget=14.0,
     ),
     Claim(
         id="logit-clusters",

@@ -55,7 +55,7 @@ CLAIMS = (
         figure="chi",
         arms=("superclasses", "main"),
         judge=_clusters_with_depth,
-        budget=19.0,
+        budget=20.0,
     ),
     Claim(
         id="nucleation",

@@ -212,7 +212,7 @@ CLAIMS = (
         figure="compare",
         arms=("ladder-image", "ladder-language"),
         judge=_language_models_prune_less,
-        budget=12.0,
+        budget=13.0,
     ),
     Claim(
         id="every-family-works",

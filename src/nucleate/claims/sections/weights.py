@@ -58,6 +58,6 @@ CLAIMS = (
         figure="weights",
         arms=("main", "weak-decay", *ARMS),
         judge=_most_weights_near_zero,
-        budget=15.0,
+        budget=16.0,
     ),
 )
