@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from tyro.conf import Suppress
+
 from nucleate.spec.descent import DescentSpec
 
 
@@ -12,7 +14,7 @@ from nucleate.spec.descent import DescentSpec
 class MemoriseSpec(DescentSpec):
     """One network on labels of which a growing share is wrong (Zhang et al. 2017)."""
 
-    study: Literal["memorise"] = "memorise"  # type: ignore[assignment]
+    study: Suppress[Literal["memorise"]] = "memorise"  # type: ignore[assignment]
     recipe: str = "digits"
     widths: tuple[int, ...] = (256,)
     noises: tuple[float, ...] = (0.0, 0.1, 0.2, 0.4, 0.6, 0.8, 1.0)
