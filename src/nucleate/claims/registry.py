@@ -12,6 +12,7 @@ from nucleate.claims.sections import (
     overparameterised,
     pruning,
     regimes,
+    robustness,
     sparsity,
     tickets,
     weights,
@@ -19,7 +20,18 @@ from nucleate.claims.sections import (
 
 CLAIMS: dict[str, Claim] = {
     claim.id: claim
-    for section in (overparameterised, descent, sparsity, regimes, embeddings, collapse, weights, tickets, pruning)
+    for section in (
+        overparameterised,
+        descent,
+        sparsity,
+        regimes,
+        embeddings,
+        collapse,
+        weights,
+        tickets,
+        pruning,
+        robustness,
+    )
     for claim in section.CLAIMS
 }
 """Claims of every section, in the order of the subject."""
