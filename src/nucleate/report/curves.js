@@ -24,14 +24,16 @@ function power(k) {
   return `10${String(k).split("").map((c) => RAISED[c]).join("")}`;
 }
 
-// A log axis on which exact zeros lie on a line of their own at the bottom.
+// From zero, unless all values lie far from it; a log axis has exact zeros on a line of their own at the bottom, and is
+// one only where the values span enough of it to carry ticks.
 function valueAxis(values, log, title) {
   const finite = values.filter((v) => v != null && Number.isFinite(v));
   const positive = finite.filter((v) => v > 0);
-  if (!log || !positive.length || finite.some((v) => v < 0)) {
-    const far = Math.max(0, ...finite), near = Math.min(0, ...finite);
+  const least = Math.min(...finite), most = Math.max(...finite);
+  if (!log || !positive.length || least < 0 || (least > 0 && most < 3 * least)) {
+    const near = least > 0.6 * most ? least : Math.min(0, least), far = Math.max(0, most);
     const room = 0.07 * (far - near || 1);
-    return { at: (v) => v, axis: { title, range: [near < 0 ? near - room : 0, far + room] } };
+    return { at: (v) => v, axis: { title, range: [near === 0 ? 0 : near - room, far + room] } };
   }
   const low = Math.log10(Math.min(...positive)), high = Math.log10(Math.max(...positive));
   const zeros = finite.includes(0);
