@@ -80,6 +80,8 @@ def test_a_size_is_that_of_the_file(trained: tuple[Path, DenseSpec], tmp_path: P
     assert file.stat().st_size in {n["size"] for n in met}
     accuracy = {r["density"]: r["value"] for r in done.select(metric="accuracy", split="test")}
     best = min(n["loss"] for n in met)
+    row = (done.path / "card.md").read_text().split("## The target, size=6kB")[1].splitlines()[6]
+    assert f"{file.stat().st_size:,} bytes" in row
     assert len({r["tried"] for r in done.select(metric="target_size")}) == 4
     assert accuracy[1.0] > 0.9 and best < 0.3
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from torch import nn
 
 from nucleate.data import Dataset
 from nucleate.pruning.masks import Masks
 from nucleate.spec import PruneRunSpec
+from nucleate.studies.frontier import Kind
 
 
 def card_text(
@@ -17,8 +20,9 @@ def card_text(
     dense: float,
     after: float,
     macs: tuple[float, float],
+    reached: Mapping[Kind, float],
 ) -> str:
-    """What a reader of the pruned model must know, as Markdown."""
+    """What a reader of the pruned model must know, as Markdown; `reached` is what the search of a target measured."""
     how = spec.prune
     rate = f"at learning rate {how.lr:g}" if how.after == "fine-tune" else f"({how.after})"
     trained = f"trained on for {how.epochs} epochs {rate}" if how.epochs else "not trained on"
@@ -38,7 +42,7 @@ Method {how.method}, scope {how.scope}, shape {how.shape}, seed {spec.seed}; {tr
 
 Zeros in a dense file make it neither smaller nor faster by themselves: `sparse.safetensors` beside this card is the
 small file (`nucleate.load_sparse` reads it); `nucleate.shrink` and `nucleate.accelerate` make it faster, as measured.
-
+{_target(spec, reached)}
 ## Loading without nucleate
 
 ```python
@@ -52,4 +56,18 @@ model.load_state_dict(load_file("tensors/weights.safetensors"))
 | layer | kept |
 |---|---|
 {layers}
+"""
+
+
+def _target(spec: PruneRunSpec, reached: Mapping[Kind, float]) -> str:
+    if not reached:
+        return ""
+    return f"""
+## The target, {spec.target}
+
+Measured of this network in the search, the time by `nucleate.accelerate`, the loss on validation points:
+
+| {spec.batch} points take | times faster than the best dense form | sparse file | loss of {spec.metric} |
+|---|---|---|---|
+| {1e3 * reached["time"]:.3g} ms | {reached["speedup"]:.2f} | {reached["size"]:,.0f} bytes | {reached["loss"]:.4f} |
 """

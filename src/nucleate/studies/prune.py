@@ -35,7 +35,7 @@ from nucleate.studies import retrain as further
 from nucleate.studies.card import card_text
 from nucleate.studies.compare import SCORE_BATCH, criterion
 from nucleate.studies.dense import arrays
-from nucleate.studies.frontier import parse_target
+from nucleate.studies.frontier import Kind, parse_target
 from nucleate.studies.retrain import retrain
 from nucleate.studies.setting import Setting, prepare, sources
 from nucleate.studies.target import POINTS, Towards
@@ -184,15 +184,17 @@ class Search:
         """Search, or prune once; then measure on the held-out points and write everything."""
         spec = self.spec
         dense = self.judge(*self._test())
+        reached: Mapping[Kind, float] = {}
         if spec.density is not None:
             best = self.at(spec.density)
             tick(1)
         elif spec.target:
-            best = Towards(self, parse_target(spec.target)).run(tick)
+            towards = Towards(self, parse_target(spec.target))
+            best, reached = towards.run(tick), towards.reached
         else:
             best = self._search(tick)
         after = self.judge(*self._test())
-        self._write(best, dense, after)
+        self._write(best, dense, after, reached)
 
     def _search(self, tick: Tick) -> Outcome:
         spec = self.spec
@@ -304,7 +306,7 @@ class Search:
         base = {"study": "prune", "seed": self.spec.seed, "step": 0, "epoch": 0, "density": density, "layer": layer}
         return {**base, "split": split, "metric": metric, "value": value}
 
-    def _write(self, best: Outcome, dense: float, after: float) -> None:
+    def _write(self, best: Outcome, dense: float, after: float, reached: Mapping[Kind, float]) -> None:
         masks, spec = best.masks, self.spec
         macs = layer_macs(self.model, self.data.train_inputs[:1].to(spec.train.device))
         cost = {"macs": (sum(macs.values()), remaining_macs(macs, masks.densities))}
@@ -326,7 +328,7 @@ class Search:
         found = replace(spec.prune, method=best.record["method"], shape=best.record["shape"])
         if spec.target:
             spec = replace(spec, prune=replace(found, scope="per layer, below"))
-        card = card_text(spec, self.data, self.model, masks, dense, after, cost["macs"])
+        card = card_text(spec, self.data, self.model, masks, dense, after, cost["macs"], reached)
         write_atomic(self.writer.path / "card.md", card.encode())
 
 

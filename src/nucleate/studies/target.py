@@ -41,6 +41,8 @@ class Towards:
         state = self.writer.restore()
         self.paths: dict[str, list[dict[str, float]]] = json.loads(state) if state else {}
         self.walked = self._stored()
+        self.reached: dict[Kind, float] = {}
+        """What was measured of the network that was chosen."""
 
     def run(self, tick: Tick) -> Outcome:
         """The network of the candidate that meets the target best; the model is left as it.
@@ -69,6 +71,7 @@ class Towards:
                 "ask for less, allow other --methods and --shapes, or train on after pruning (--prune.epochs)"
             )
         _, method, shape, step = min(met)
+        self.reached = self.walked[method, shape, step]
         return self._at(method, shape, step)
 
     def _bisect(self, method: str, shape: str) -> int | None:
