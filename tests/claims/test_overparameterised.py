@@ -56,6 +56,7 @@ def test_every_clause_is_finite(short: None, tmp_path: Path) -> None:
     ids = [
         "double-descent-width",
         "double-descent-sparsity",
+        "simpler-is-more-robust-noisy",
         "fits-noise-yet-generalises",
         "fits-random-labels",
         "wide-is-kernel",

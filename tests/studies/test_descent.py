@@ -176,6 +176,9 @@ def test_pruned_networks_keep_the_largest_weights_and_go_back_to_their_start(tmp
     assert norm["ticket", 0.5, 0] < norm["ticket", 1.0, 0] and norm["ticket", 0.5, 0] != norm["reinit", 0.5, 0]
     attacked = done.select(metric="pgd_accuracy")
     assert len(attacked) == 14 and all(0 <= r["value"] <= 1 for r in attacked)
+    classes = done.tensors("predicted-0002")["width 16, samples 100, noise 0.2, none, density 0.5, ticket, attacked"]
+    right = (classes == done.tensors("test")["labels"][: classes.shape[1]]).mean(1)
+    assert right.tolist() == [r["value"] for r in attacked if (r["arm"], r["density"]) == ("ticket", 0.5)]
 
 
 def test_students_of_a_cold_teacher_learn_its_answers_and_of_a_warm_one_more(tmp_path: Path) -> None:

@@ -62,9 +62,10 @@ class Evidence:
         return places, np.array([[found.get((s, place), math.nan) for place in places] for s in seeds])
 
     def wrong(self, arm: str, cell: str) -> Floats:
-        """(seeds, images) 1 where a descent arm's models of this cell are wrong on a test point."""
-        labels = self.arms[arm][0].run.tensors("test")["labels"]
-        wrong: Floats = (self.predicted(arm, cell) != labels).astype(np.float64)
+        """(seeds, images) 1 where a descent arm's models of this cell are wrong on a test point, attacked or not."""
+        predicted = self.predicted(arm, cell)
+        labels = self.arms[arm][0].run.tensors("test")["labels"][: predicted.shape[1]]
+        wrong: Floats = (predicted != labels).astype(np.float64)
         return wrong
 
     def predicted(self, arm: str, cell: str) -> Floats:

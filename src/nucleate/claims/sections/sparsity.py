@@ -37,11 +37,12 @@ def pruned(tier: Tier) -> DescentSpec:
 ARMS: dict[str, Arm] = {"sparsity": pruned}
 
 
-def wrong(e: Evidence, tier: Tier, noise: float, density: float) -> Floats:
+def wrong(e: Evidence, tier: Tier, noise: float, density: float, *, attacked: bool = False) -> Floats:
     """(seeds, images) 1 where the ticket of a density, or the dense network, is wrong on a test point."""
     spec = pruned(tier)
     cell = f"width {spec.widths[0]}, samples {spec.data.train_size}, noise {noise:g}, none"
-    return e.wrong("sparsity", cell if density == 1 else f"{cell}, density {density:g}, ticket")
+    cell = cell if density == 1 else f"{cell}, density {density:g}, ticket"
+    return e.wrong("sparsity", f"{cell}, attacked" if attacked else cell)
 
 
 def largest_bump(wrong: list[Floats]) -> Floats:

@@ -24,7 +24,7 @@ from nucleate.probes.landscape import (
     perturbation_sigma,
     spectral_norms,
 )
-from nucleate.probes.robustness import correct, pgd
+from nucleate.probes.robustness import pgd
 from nucleate.probes.tap import tap
 from nucleate.pruning.masks import Masks
 from nucleate.runs import Record
@@ -148,6 +148,8 @@ class Trained:
         self.stack = Lockstep(replicas, points.inputs[: self.samples], data.num_classes, tuning)
         self.best: list[Any] = [None] * len(self.members)
         """Validation error and rows at the best epoch so far, of each member."""
+        self.attacked: list[Tensor] = []
+        """Classes that each member gives the attacked test points at the end."""
 
     def _taught(self, cell: Cell, seed: int, before: Mapping[str, Any]) -> Tensor:
         """(N, C) softmax(z / temperature) of the teacher's outputs z on the training points."""
@@ -225,14 +227,18 @@ class Trained:
         return [base | {"split": split, "metric": m, "value": v} | where for split, m, v in values]
 
     def predictions(self) -> dict[str, Any]:
-        """Classes (seeds, N) that the networks give the test points now, by `cell_name`."""
+        """Classes (seeds, N) that the networks give the test points now, by `cell_name`, and attacked ones."""
         size = len(self.spec.seeds)
-        found = self.stack.logits(self.points.data.test_inputs).argmax(2).to(torch.uint8).cpu().numpy()
+        found = {"": self.stack.logits(self.points.data.test_inputs).argmax(2).to(torch.uint8).cpu().numpy()}
+        if self.attacked:
+            found[", attacked"] = torch.stack(self.attacked).to(torch.uint8).cpu().numpy()
+        names = [
+            cell_name(c.width, c.samples, c.noise, self._antidote(c), density=c.density, arm=c.arm) for c in self.cells
+        ]
         return {
-            cell_name(c.width, c.samples, c.noise, self._antidote(c), density=c.density, arm=c.arm): found[
-                j * size : (j + 1) * size
-            ]
-            for j, c in enumerate(self.cells)
+            name + kind: classes[j * size : (j + 1) * size]
+            for kind, classes in found.items()
+            for j, name in enumerate(names)
         }
 
     def weights(self) -> dict[str, Any]:
@@ -295,7 +301,9 @@ class Trained:
         data = self.points.data
         x, y, (low, high) = data.test_inputs[:ATTACKED_POINTS], data.test_labels[:ATTACKED_POINTS], data.input_range
         found = pgd(model, x, y, self.spec.epsilon * (high - low), bounds=(low, high))
-        return "test", "pgd_accuracy", float(correct(model, found, y).double().mean())
+        with torch.no_grad():
+            self.attacked.append(model(found).argmax(1))
+        return "test", "pgd_accuracy", float((self.attacked[-1] == y).double().mean())
 
     def _landscape(self, model: nn.Module, given: Tensor) -> list[Value]:
         """What an audit ranks networks by, on the first points of the sample, labels as given."""
