@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import mmap
 from collections.abc import Iterator
 from typing import Any
 
@@ -18,6 +19,7 @@ from nucleate.geometry.similarity import cka
 from nucleate.models import build
 from nucleate.probes.calibration import expected_calibration_error
 from nucleate.probes.layers import MEASURES, probe
+from nucleate.probes.points import MemoryCache
 from nucleate.probes.resolve import resolve_layers
 from nucleate.probes.tap import tap
 from nucleate.spec import ModelSpec
@@ -326,3 +328,15 @@ def test_every_measure_alone_gives_only_its_group() -> None:
     for row in (row for row in parts if row["metric"] != "nc1_vci"):
         got = every.value(row["layer"], row["metric"])
         assert got == pytest.approx(row["value"], rel=1e-6, nan_ok=True), row["metric"]
+
+
+@pytest.mark.skipif(not hasattr(mmap, "MADV_HUGEPAGE"), reason="large pages are asked for on Linux only")
+def test_features_are_kept_where_the_kernel_has_no_large_pages(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Small(mmap.mmap):
+        def madvise(self, *args: int) -> None:
+            raise OSError(22, "Invalid argument")
+
+    monkeypatch.setattr(mmap, "mmap", Small)
+    cache, kept = MemoryCache(), torch.randn(5, 3)
+    cache.add(kept)
+    assert torch.equal(next(iter(cache)), kept)

@@ -29,7 +29,7 @@ function power(k) {
 function valueAxis(values, log, title) {
   const finite = values.filter((v) => v != null && Number.isFinite(v));
   const positive = finite.filter((v) => v > 0);
-  const least = Math.min(...finite), most = Math.max(...finite);
+  const [least, most] = finite.length ? [Math.min(...finite), Math.max(...finite)] : [0, 0];
   if (!log || !positive.length || least < 0 || (least > 0 && most < 3 * least)) {
     const near = least > 0.6 * most ? least : Math.min(0, least), far = Math.max(0, most);
     const room = 0.07 * (far - near || 1);
