@@ -115,3 +115,13 @@ def test_schedules() -> None:
 def test_squared_loss_is_the_mean_over_points_and_classes() -> None:
     outputs, labels = torch.tensor([[1.0, 2.0]]), torch.tensor([1])
     assert loss_of(outputs, labels, "mse", 2).item() == pytest.approx((1 + 1) / 2)
+
+
+@pytest.mark.parametrize("kind", ["cross-entropy", "mse"])
+def test_one_hot_targets_are_labels(kind: str) -> None:
+    """Of single points and of sequences, whose classes are the last axis."""
+    draw = torch.Generator().manual_seed(0)
+    for shape in ((5,), (5, 4)):
+        outputs, labels = torch.randn(*shape, 3, generator=draw), torch.randint(3, shape, generator=draw)
+        soft = F.one_hot(labels, 3).float()
+        torch.testing.assert_close(loss_of(outputs, soft, kind, 3), loss_of(outputs, labels, kind, 3))

@@ -28,9 +28,7 @@ def loss_of(outputs: Tensor, labels: Tensor, kind: str, num_classes: int) -> Ten
     """
     if kind == "mse":
         return F.mse_loss(outputs, targets_of(labels, num_classes).to(outputs.dtype))
-    if labels.is_floating_point():
-        return F.cross_entropy(outputs, labels)
-    return F.cross_entropy(outputs.flatten(0, -2), labels.flatten())
+    return F.cross_entropy(outputs.flatten(0, -2), labels.flatten(0, -2 if labels.is_floating_point() else -1))
 
 
 def targets_of(labels: Tensor, num_classes: int) -> Tensor:
