@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import os
 from dataclasses import asdict, replace
+from functools import partial
 
 import pytest
 import torch
 
 from nucleate.machine import doctor, selftest, tuning
+from nucleate.machine.extension import DISABLE
 from nucleate.machine.selftest import SelfTest, keep, measure, self_test
 from nucleate.machine.tuning import Tuning, as_dict, choose_tuning, replay_tuning, tuned
 
@@ -45,7 +47,8 @@ def decided(monkeypatch):
 
 
 def choose(convolutional: bool = False, precision: str = "auto", threads: int | None = None) -> Tuning:
-    return choose_tuning(precision=precision, threads=threads, convolutional=convolutional, device="cpu")
+    chosen = choose_tuning(precision=precision, threads=threads, convolutional=convolutional, device="cpu")
+    return replace(chosen, native=None)
 
 
 def test_what_pays_is_taken_and_nothing_else(decided):
@@ -117,6 +120,16 @@ def test_what_cannot_be_replayed_is_refused(monkeypatch):
         replay_tuning(plain | {"bf16": True})
     with pytest.raises(ValueError, match="this version knows"):
         replay_tuning(plain | {"warp": True})
+    for begun in (True, False):
+        monkeypatch.setattr(tuning, "in_use", partial(bool, not begun))
+        with pytest.raises(ValueError, match=f"begun {'with' if begun else 'without'} native code"):
+            replay_tuning(plain | {"native": begun})
+    assert replay_tuning({k: v for k, v in plain.items() if k != "native"}) == Tuning(threads=2)
+
+
+def test_native_code_is_part_of_a_tuning(monkeypatch):
+    monkeypatch.setenv(DISABLE, "1")
+    assert choose_tuning(precision="fp32", threads=1, convolutional=False, device="cpu").native is False
 
 
 def test_a_tuning_is_put_back(monkeypatch):

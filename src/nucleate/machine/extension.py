@@ -16,6 +16,13 @@ def disabled() -> bool:
     return os.environ.get(DISABLE) == "1"
 
 
+def in_use() -> bool:
+    """Whether `pip install` built native code that is not switched off."""
+    package = Path(__file__).parents[1]
+    suffixes = importlib.machinery.EXTENSION_SUFFIXES
+    return not disabled() and any(path for s in suffixes for path in package.glob(f"*/native/*{s}"))
+
+
 def load(folder: Path, name: str) -> tuple[ctypes.CDLL | None, str]:
     """The shared library built as extension module `name` in `folder`, or none and the reason.
 

@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 import torch
 
+from nucleate.machine.extension import DISABLE, in_use
 from nucleate.machine.matmul import bf16_is_native, matmul_route, medium_keeps_float32
 from nucleate.machine.selftest import self_test
 
@@ -30,6 +31,8 @@ class Tuning:
     """Memory layout of images."""
     sparse_below: float | None = None
     """Density of masks below which training the surviving weights alone is faster, where that was measured."""
+    native: bool | None = None
+    """Whether native code serves where it can; not known of runs of earlier versions."""
 
 
 def choose_tuning(*, precision: str, threads: int | None, convolutional: bool, device: str) -> Tuning:
@@ -41,7 +44,7 @@ def choose_tuning(*, precision: str, threads: int | None, convolutional: bool, d
     if threads is not None and threads < 1:
         raise ValueError(f"train.threads must be at least 1, not {threads}")
     if precision == "fp32":
-        return Tuning(threads=threads or len(os.sched_getaffinity(0)))
+        return Tuning(threads=threads or len(os.sched_getaffinity(0)), native=in_use())
     test = self_test(device)
     return Tuning(
         threads=threads or test.threads,
@@ -49,6 +52,7 @@ def choose_tuning(*, precision: str, threads: int | None, convolutional: bool, d
         fused=test.fused,
         bf16=convolutional and test.bf16,
         channels_last=convolutional and test.channels_last,
+        native=in_use(),
     )
 
 
@@ -59,14 +63,19 @@ def replay_tuning(stored: Mapping[str, Any], *, device: str = "cpu") -> Tuning:
         ValueError: if it cannot, so that a resumed run never silently differs from what it was.
     """
     known = {f.name for f in dataclasses.fields(Tuning)}
-    # Runs of earlier versions did not measure when sparse training is faster.
-    if stored.keys() | {"sparse_below"} != known:
+    # Runs of earlier versions did not store when sparse training is faster, and whether native code served.
+    if stored.keys() | {"sparse_below", "native"} != known:
         raise ValueError(f"this run's tuning names {', '.join(stored)}; this version knows {', '.join(sorted(known))}")
     tuning = Tuning(**stored)
     instead = "start a new one, or give --train.precision fp32"
     if tuning.matmul == "fast" and not medium_keeps_float32():
         raise ValueError(
             f"this run was tuned with a float32 matrix product that is not exact on this machine; {instead}"
+        )
+    if tuning.native not in (None, in_use()):
+        raise ValueError(
+            f"this run was begun {'with' if tuning.native else 'without'} native code, which changes its bits: go on "
+            f"where it was begun ({DISABLE}=1 switches native code off), or start a new one in another folder"
         )
     if tuning.bf16 and not bf16_is_native(device):
         raise ValueError(f"this run was tuned with bfloat16, which this machine's {device} only emulates; {instead}")
