@@ -148,6 +148,7 @@ def test_a_decay_is_an_antidote_of_its_own(tmp_path: Path) -> None:
     done = run(spec, root=tmp_path)
     norm = {a: means(done, "norm", "", antidote=a)[32] for a in ("none", "weight decay 0.1")}
     assert norm["weight decay 0.1"] < norm["none"]
+    assert "weight decay" not in along_width(done), "one width has no shape to tell"
 
 
 SPARSE = replace(NETWORKS, samples=(), widths=(16,), validation=0, points=2, densities=(0.5, 0.1), epsilon=0.1)

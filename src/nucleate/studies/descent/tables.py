@@ -39,16 +39,18 @@ def along_width(run: Run) -> str:
     lines = []
     for antidote, noise in dict.fromkeys((a, q) for a, q, _, _ in keys):
         own = sorted(k[2:] for k in keys if k[:2] == (antidote, noise))
-        lines.append(f"\n{run.spec['recipe']}, antidote {antidote}, label noise {noise:g}")
+        told = []
         if antidote == "none":
-            lines.append(f"{'samples':>8s}{'width':>8s}" + "".join(f"{name:>12s}" for _, _, name in SHOWN))
+            told.append(f"{'samples':>8s}{'width':>8s}" + "".join(f"{name:>12s}" for _, _, name in SHOWN))
         for samples, width in own if antidote == "none" else ():
             cells = (mean.get((antidote, noise, samples, width, split, m), math.nan) for split, m, _ in SHOWN)
-            lines.append(f"{samples:8d}{width:8d}" + "".join(_number(v) for v in cells))
+            told.append(f"{samples:8d}{width:8d}" + "".join(_number(v) for v in cells))
         for samples in dict.fromkeys(n for n, _ in own):
             curve = {w: mean[antidote, noise, n, w, "test", "error"] for n, w in own if n == samples}
             if len(curve) > 2:
-                lines.append(_shape(curve, samples, marks.get((samples, noise)) if antidote == "none" else None))
+                told.append(_shape(curve, samples, marks.get((samples, noise)) if antidote == "none" else None))
+        if told:
+            lines += [f"\n{run.spec['recipe']}, antidote {antidote}, label noise {noise:g}", *told]
     return "\n".join([*lines, *_along_density(run)]).lstrip("\n")
 
 
