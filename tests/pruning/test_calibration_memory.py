@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import gc
+import subprocess
+import sys
+import textwrap
 import weakref
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,6 +21,7 @@ from nucleate.models.transformer import Transformer
 from nucleate.pruning.coverage import coverage, parameters
 from nucleate.pruning.criteria.activations import input_energies
 from nucleate.pruning.criteria.given import Given
+from nucleate.pruning.prune import prune
 from nucleate.pruning.reconstruct import reconstruct
 
 WIDTH, LENGTH, BATCH = 32, 64, 64
@@ -100,3 +105,50 @@ def test_calibration_stays_within_one_blocks_activations_and_the_model(
     # Neither more blocks nor more data hold more, but for masks and per-input sums.
     assert held[4, 2] - held[2, 2] < 0.3 * (4 * 2 * 12 * WIDTH**2)
     assert abs(held[2, 4] - held[2, 2]) < 0.02 * block_activations()
+
+
+def test_wanda_holds_the_scores_of_one_layer_at_a_time() -> None:
+    generator = torch.Generator().manual_seed(0)
+    short = [(torch.randint(0, 256, (1, 4), generator=generator), None)]
+
+    def net(depth: int) -> nn.Module:
+        return Transformer(4, 256, width=64, depth=depth).requires_grad_(False).eval()
+
+    def held(depth: int) -> int:
+        pruned = most(lambda: prune(net(depth), "wanda", 0.5, batches=short, scope="layer", layers="blocks*"))
+        return pruned - most(lambda: net(depth))
+
+    # A block more is a mask more, of a byte a weight, and two sums in float64 an input; scores would be eight bytes.
+    weights, inputs = 12 * 64**2, 9 * 64
+    assert weights <= (held(8) - held(4)) / 4 < weights + 16 * inputs + 1024
+
+
+PEAK = """
+    import re
+    import torch
+    from nucleate.models.transformer import Transformer
+    from nucleate.pruning.prune import prune
+
+    def resident(field):
+        return int(re.search(field + r":\\s+(\\d+) kB", open("/proc/self/status").read())[1]) * 1024
+
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    net = Transformer(64, 256, width=128, depth=12).requires_grad_(False).eval()
+    batches = [(torch.randint(0, 256, (32, 64)), None) for _ in range(2)]
+    with torch.no_grad():
+        net(batches[0][0][:1])  # loads what torch loads lazily
+    open("/proc/self/clear_refs", "w").write("5")
+    before = resident("VmRSS")
+    prune(net, "wanda", 0.5, batches=batches, scope="layer", layers="blocks*")
+    bound = 4 * 32 * 64 * 128 * 18 + 4 * sum(p.numel() for p in net.parameters())
+    print((resident("VmHWM") - before) / bound)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="no resettable peak of memory here")
+def test_resident_memory_stays_within_the_bound_too() -> None:
+    # Tensors of one layer that outlive it, made between its activations, leave holes that nothing fits: 1.7.
+    code = textwrap.dedent(PEAK)
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert 0 < float(out) <= 1

@@ -103,6 +103,22 @@ def test_blocks_go_as_one(density: float, scope: str) -> None:
         select(found, 0.5, shape="block:0x1")
 
 
+@pytest.mark.parametrize("method", ["magnitude", "wanda"])
+@pytest.mark.parametrize("shape", ["weight", "2:4", "block:4x1", "unit"])
+@pytest.mark.parametrize("again", [False, True])
+def test_prune_ranks_as_select_does_by_the_scores(method: str, shape: str, again: bool) -> None:
+    # `prune` holds weights instead of scores: their signs must not show.
+    model = filled(nn.Sequential(nn.Linear(16, 24), nn.ReLU(), nn.Linear(24, 16), nn.ReLU(), nn.Linear(16, 2)))
+    batches = [(torch.randn(30, 16, generator=torch.Generator().manual_seed(0)), None)]
+    earlier = (
+        None if not again else prune(model, "random", 0.75, shape=shape.replace("2:4", "3:4"), scope="layer").masks
+    )
+    want = select(scores(model, method, batches, masks=earlier), 0.5, shape=shape, scope="layer")
+    done = prune(model, method, 0.5, batches=batches, shape=shape, scope="layer", masks=earlier)
+    assert want.kept < want.count and done.masks.keys() == want.keys()
+    assert all(torch.equal(done.masks[name], mask) for name, mask in want.items())
+
+
 def test_units_go_with_their_bias_and_normalisation() -> None:
     model = nn.Sequential(
         nn.Conv2d(1, 4, 3),

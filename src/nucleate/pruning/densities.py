@@ -18,8 +18,6 @@ def layer_counts(
     layouts: Mapping[str, Layout],
     density: float,
     scope: str | Mapping[str, float | int],
-    *,
-    by_size: bool = False,
 ) -> dict[str, int]:
     """Number of weights kept in each tensor.
 
@@ -31,7 +29,7 @@ def layer_counts(
     {'a': 3, 'b': 4}
     """
     sizes = {name: s.numel() for name, s in scores.items()}
-    shares = layer_shares(scores, layouts, density, scope, by_size=by_size)
+    shares = layer_shares(scores, layouts, density, scope)
     if not isinstance(scope, str):
         return {name: n if isinstance(n := scope[name], int) else round_half_up(n * sizes[name]) for name in sizes}
     if scope in ("layer", "uniform"):
@@ -46,8 +44,6 @@ def layer_shares(
     layouts: Mapping[str, Layout],
     density: float,
     scope: str | Mapping[str, float | int],
-    *,
-    by_size: bool = False,
 ) -> dict[str, float]:
     """Density of each tensor, before it is rounded to a count.
 
@@ -61,7 +57,7 @@ def layer_shares(
     if scope == "erk":
         return erk({n: layouts[n].shape if n in layouts else tuple(s.shape) for n, s in scores.items()}, density)
     if scope == "owl":
-        return owl({name: s.abs() for name, s in scores.items()} if by_size else scores, density)
+        return owl(scores, density)
     near = difflib.get_close_matches(scope, SCOPES, n=1)
     hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(SCOPES)} and a mapping of densities"
     raise ValueError(f"no scope is named {scope!r}; {hint}")

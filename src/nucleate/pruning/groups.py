@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from nucleate.pruning.densities import layer_shares, round_half_up
-from nucleate.pruning.layout import Layout
+from nucleate.pruning.layout import Layout, Made
 from nucleate.pruning.masks import Masks
 from nucleate.pruning.threshold import Ranked, keep
 
@@ -28,7 +28,13 @@ def select(
 ) -> Masks:
     """Masks in one of the grouped shapes; see `nucleate.pruning.select.select`."""
     if earlier is not None:
-        scores = {n: s * earlier[n] if n in earlier and earlier[n].shape == s.shape else s for n, s in scores.items()}
+        whole, left = scores, earlier
+
+        def remaining(name: str) -> Tensor:
+            s = whole[name]
+            return s * left[name] if name in left and left[name].shape == s.shape else s
+
+        scores = Made(whole, remaining)
     if match := _PATTERN.fullmatch(shape):
         found = _pattern(scores, layouts, density, scope, int(match[1]), int(match[2]), earlier)
     elif match := _BLOCK.fullmatch(shape):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -99,3 +100,22 @@ class Layout:
     def with_ranking(self, ranking: Ranking) -> Layout:
         """The same axes under another rule of comparison."""
         return dataclasses.replace(self, ranking=ranking)
+
+
+class Made(Mapping[str, Tensor]):
+    """Tensors by parameter name, each made when it is read: whoever goes through them holds one at a time."""
+
+    def __init__(self, names: Iterable[str], make: Callable[[str], Tensor]) -> None:
+        self.names = dict.fromkeys(names)
+        self.make = make
+
+    def __getitem__(self, name: str) -> Tensor:
+        if name not in self.names:
+            raise KeyError(name)
+        return self.make(name)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.names)
+
+    def __len__(self) -> int:
+        return len(self.names)

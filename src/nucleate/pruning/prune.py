@@ -128,7 +128,7 @@ def decided(
                 masks=left,
                 initial=initial,
                 seed=seed,
-                by_size=True,
+                lazy=True,
             )
             now = density if k == count else start * (density / start) ** (k / count)
             left = chosen = agree(select(found, now, scope=scope, shape=shape, allow_empty=allow_empty))

@@ -58,7 +58,9 @@ class InputGram:
         self.module = module
         self.layout = layout
         self.rows = 0
-        self.sum: Tensor | None = None
+        weight = next(module.parameters())
+        dtype = torch.promote_types(weight.dtype, torch.float32)
+        self.sum = torch.zeros(layout.inputs, layout.inputs, dtype=dtype, device=weight.device)
 
     @torch.no_grad()
     def add(self, x: Tensor, kept: Tensor | None = None) -> None:
@@ -74,14 +76,14 @@ class InputGram:
             rows = patches.transpose(1, 2).flatten(0, 1)
         else:
             rows = x[kept] if kept is not None and x.shape[:2] == kept.shape else x.flatten(0, -2)
-        rows = rows if rows.dtype == torch.float64 else rows.float()
-        self.sum = rows.T @ rows if self.sum is None else self.sum.addmm_(rows.T, rows)
+        rows = rows.to(self.sum.dtype)
+        self.sum.addmm_(rows.T, rows)
         self.rows += len(rows)
 
     @property
     def hessian(self) -> Tensor:
         """2 E[x x^T]: the Hessian of the mean squared error of one output."""
-        if self.sum is None:
+        if not self.rows:
             raise ValueError("no input was seen")
         return self.sum * (2 / self.rows)
 

@@ -18,7 +18,7 @@ from nucleate.probes.tap import unwrap
 from nucleate.pruning.coverage import Coverage, Extra, coverage, parameters
 from nucleate.pruning.criteria import activations, curvature, filters, gradients, synflow, weights
 from nucleate.pruning.criteria.given import Batches, Given, Loss
-from nucleate.pruning.layout import Layout
+from nucleate.pruning.layout import Layout, Made
 from nucleate.pruning.threshold import extremes, finite
 
 Criterion = Callable[[Given], Mapping[str, Tensor]]
@@ -77,6 +77,7 @@ class Scores(dict[str, Tensor]):
         masks: Mapping[str, Tensor] | None = None,
         record: Mapping[str, Any] | None = None,
         by_size: bool = False,
+        made: Mapping[str, Tensor] | None = None,
     ) -> None:
         super().__init__(scores)
         self.layout = layout
@@ -89,6 +90,14 @@ class Scores(dict[str, Tensor]):
         """Method, examples, mode and precision."""
         self.by_size = by_size
         """Whether |x| of the tensors is the score: spares a copy of the model."""
+        self._made = made
+
+    @property
+    def made(self) -> Mapping[str, Tensor]:
+        """The scores themselves; where the tensors are the weights, made one at a time, when they are read."""
+        if self._made is not None:
+            return self._made
+        return Made(self, lambda name: self[name].abs()) if self.by_size else self
 
 
 def scores(
@@ -102,7 +111,7 @@ def scores(
     masks: Mapping[str, Tensor] | None = None,
     initial: Mapping[str, Tensor] | None = None,
     seed: int = 0,
-    by_size: bool = False,
+    lazy: bool = False,
 ) -> Scores:
     """Score of every prunable weight; larger is worth more.
 
@@ -117,8 +126,8 @@ def scores(
         masks: what earlier rounds left; pruned entries stay out of the ranking.
         initial: weights at initialisation by name, for methods that need them.
         seed: for methods that draw.
-        by_size: let "magnitude" hold the weights themselves, to be ranked by size: no copy, but they must not change
-            before they are used.
+        lazy: let "magnitude" and "wanda" hold the weights themselves and make the scores of one layer at a time: no
+            copy of the model, but its weights must not change before the scores are used.
 
     Raises:
         ValueError: for an unknown method (with the nearest names), missing data, weights or scores that are not
@@ -135,10 +144,10 @@ def scores(
     covered = coverage(model, layers=layers, include=include)
     own = dict(parameters(model))
     held = {n: own[n] for n in covered.layouts}
-    shared = by_size and criterion is weights.magnitude
+    by_size = lazy and criterion is weights.magnitude
     for n, w in held.items():
         # Weights that are the scores themselves are looked at below.
-        if not shared and not finite(w.detach()):
+        if not by_size and not finite(w.detach()):
             raise ValueError(f"{n} holds NaN or infinity: there is nothing to rank")
     given = Given(
         unwrap(model),
@@ -150,19 +159,22 @@ def scores(
         masks,
         seed,
     )
-    if shared:
+    if by_size:
         criterion = _as_they_are
     with untouched(given.model, weights=not isinstance(method, str)), torch.enable_grad():
         # Dropout and shuffled loaders draw from the global generator, which is put back.
         torch.manual_seed(seed)
-        checked = _checked(criterion(given), given, name)
+        raw = criterion(given)
+        _check(raw, given, name)
+    made = raw if lazy and isinstance(raw, Made) else None
     return Scores(
-        checked,
-        layout={n: given.layouts[n] for n in checked},
+        {n: (raw if made is None else held)[n].detach() for n in raw},
+        layout={n: given.layouts[n] for n in raw},
         coverage=covered,
         masks=masks,
         record={"method": name, "seed": seed} | given.used,
-        by_size=shared,
+        by_size=by_size,
+        made=made,
     )
 
 
@@ -222,13 +234,12 @@ def untouched(model: nn.Module, *, weights: bool = False) -> Iterator[None]:
             m.training = was
 
 
-def _checked(raw: Mapping[str, Tensor], given: Given, method: str) -> dict[str, Tensor]:
-    """One finite tensor a prunable parameter, in its shape or one value an output."""
+def _check(raw: Mapping[str, Tensor], given: Given, method: str) -> None:
+    """Refuse all but one finite tensor a prunable parameter, in its shape or one value an output."""
     unknown = [n for n in raw if n not in given.weights]
     if unknown or not raw:
         what = f"scores {unknown[0]!r}, which is not prunable" if unknown else "scores nothing"
         raise ValueError(f"{method} {what}; prunable: {', '.join(list(given.weights)[:5])}")
-    out = {}
     for n, s in raw.items():
         layout = given.layouts[n]
         s = s.detach()
@@ -240,5 +251,3 @@ def _checked(raw: Mapping[str, Tensor], given: Given, method: str) -> dict[str, 
             raise ValueError(f"{method}: the score of {n} holds NaN or infinity")
         if low == high == 0 and (live is None or bool(live.any())):
             raise ValueError(f"{method}: every score of {n} is zero: the layer is dead, or nothing depends on it")
-        out[n] = s
-    return out

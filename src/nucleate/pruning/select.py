@@ -53,17 +53,17 @@ def select(
         raise ValueError("there are no scores to select by")
     earlier = masks if masks is not None else getattr(scores, "masks", None)
     layouts = scores.layout if isinstance(scores, Scores) else {}
-    by_size = scores.by_size if isinstance(scores, Scores) else False
+    made = scores.made if isinstance(scores, Scores) else scores
     for name, s in scores.items():
-        # Weights that stand for their sizes were looked at when they were taken, an instant ago.
-        if not by_size and not finite(s):
+        # What is made from weights was looked at when they were taken, an instant ago.
+        if made is scores and not finite(s):
             raise ValueError(f"the score of {name!r} holds NaN or infinity")
     if shape != "weight" and not layouts:
         raise ValueError(f"shape={shape!r} needs to know the axes: give the result of nucleate.scores, not a dict")
     if shape == "weight":
-        found = _single(scores, layouts, density, scope, earlier, by_size)
+        found = _single(scores, made, layouts, density, scope, earlier)
     else:
-        found = groups.select(scores, layouts, density, scope, shape, earlier)
+        found = groups.select(made, layouts, density, scope, shape, earlier)
     if not allow_empty and shape != "layer":
         _refuse_collapse(found, earlier, density, scope)
     return found
@@ -77,33 +77,35 @@ def check_density(density: float) -> None:
 
 def _single(
     scores: Mapping[str, Tensor],
+    made: Mapping[str, Tensor],
     layouts: Mapping[str, Layout],
     density: float,
     scope: str | Mapping[str, float | int],
     earlier: Mapping[str, Tensor] | None,
-    by_size: bool,
 ) -> Masks:
     for name, layout in layouts.items():
         if name in scores and scores[name].shape != layout.shape:
             raise ValueError(f"{name}: this method scores whole outputs; use shape='unit'")
-    ranked = {name: Ranked(s, None if earlier is None else earlier.get(name), by_size) for name, s in scores.items()}
+    by_size = isinstance(scores, Scores) and scores.by_size
+    live = earlier or {}
     by_row = [name for name, layout in layouts.items() if layout.ranking == "output"]
     if scope == "global" and not by_row:
+        ranked = {name: Ranked(s, live.get(name), by_size) for name, s in scores.items()}
         return Masks(keep(ranked, round_half_up(density * sum(s.numel() for s in scores.values()))))
-    counts = layer_counts(scores, layouts, density, "layer" if scope == "global" else scope, by_size=by_size)
+    counts = layer_counts(made, layouts, density, "layer" if scope == "global" else scope)
     out: dict[str, Tensor] = {}
-    for name, r in ranked.items():
+    for name, s in scores.items():
         if name in by_row:
-            out[name] = _by_row(r, layouts[name], counts[name])
+            out[name] = _by_row(made[name], live.get(name), layouts[name], counts[name])
         else:
-            out |= keep({name: r}, counts[name])
+            out |= keep({name: Ranked(s, live.get(name), by_size)}, counts[name])
     return Masks(out)
 
 
-def _by_row(ranked: Ranked, layout: Layout, count: int) -> Tensor:
+def _by_row(scores: Tensor, left: Tensor | None, layout: Layout, count: int) -> Tensor:
     """Mask that keeps the same number in every output row, up to one: exactly `count` in all."""
-    values = layout.rows(ranked.values.abs() if ranked.by_size else ranked.values)
-    live = None if ranked.live is None else layout.rows(ranked.live).bool()
+    values = layout.rows(scores)
+    live = None if left is None else layout.rows(left).bool()
     rows, columns = values.shape
     starts = [row * count // rows for row in range(rows + 1)]
     wanted = torch.tensor([b - a for a, b in itertools.pairwise(starts)], device=values.device)

@@ -12,7 +12,7 @@ from torch.overrides import TorchFunctionMode
 
 from nucleate.probes.tap import listen
 from nucleate.pruning.criteria.given import Given, run
-from nucleate.pruning.layout import Layout
+from nucleate.pruning.layout import Layout, Made
 
 _RELUS = (nn.functional.relu, torch.relu, torch.relu_, Tensor.relu, Tensor.relu_, nn.functional.relu_)
 _THROUGH = (nn.functional.batch_norm, torch.batch_norm, nn.functional.dropout)
@@ -23,18 +23,16 @@ PART = 256
 """Rows that are widened to float64 at a time."""
 
 
-def wanda(given: Given) -> dict[str, Tensor]:
+def wanda(given: Given) -> Made:
     """|w_ij| ||x_j||, compared within each output (Sun et al. 2024).
 
     ||x_j||^2 is the sum of squares of input j over all examples and positions: for convolutions over the positions at
     which that kernel entry is used. Padding is left out where the inputs bring an `attention_mask`.
     """
     energies = input_energies(given)
-    out = {}
-    for name, w in given.weights.items():
-        out[name] = w.detach().double().abs() * energies[name].sqrt()
-        given.layouts[name] = given.layouts[name].with_ranking("output")
-    return out
+    for name, layout in given.layouts.items():
+        given.layouts[name] = layout.with_ranking("output")
+    return Made(given.weights, lambda name: energies[name].sqrt().mul_(given.weights[name].detach().abs()))
 
 
 def apoz(given: Given) -> dict[str, Tensor]:
@@ -63,18 +61,24 @@ def input_energies(given: Given) -> dict[str, Tensor]:
     # A tied weight meets the inputs of all modules that use it.
     places = {name: [n.rpartition(".")[0] for n in (name, *given.layouts[name].ties)] for name in given.weights}
     modules = {owner: given.model.get_submodule(owner) for owners in places.values() for owner in owners}
-    energies: dict[str, Tensor] = {}
+    # Made before data pass: what stays for long would lie between activations and keep their memory from reuse.
+    energies = {
+        name: torch.zeros(layout.inputs, dtype=torch.float64, device=given.weights[name].device)
+        for name, layout in given.layouts.items()
+        if layout.kind in ROWS
+    }
+    seen: set[str] = set()
     keep: dict[str, Tensor | None] = {"tokens": None}
 
     def receive(key: str, x: Tensor) -> None:
         owner = "" if key == "input" else key.removeprefix("input:").partition("#")[0]
         for name in (n for n, owners in places.items() if owner in owners and not _hidden(n)):
+            seen.add(name)
             layout = given.layouts[name]
-            new = (
-                row_energy(x.detach(), keep["tokens"])
-                if layout.kind in ROWS
-                else energy(modules[owner], given.weights[name].detach(), layout, x.detach(), keep["tokens"])
-            )
+            if layout.kind in ROWS:
+                energies[name] += row_energy(x.detach(), keep["tokens"])
+                continue
+            new = energy(modules[owner], given.weights[name].detach(), layout, x.detach(), keep["tokens"])
             energies[name] = new if name not in energies else energies[name] + new
 
     _eval(given)
@@ -82,7 +86,7 @@ def input_energies(given: Given) -> dict[str, Tensor]:
         for inputs, _ in given.data():
             keep["tokens"] = tokens(inputs)
             run(given.model, inputs)
-    unseen = [name for name in given.weights if name not in energies]
+    unseen = [name for name in given.weights if name not in seen]
     if unseen:
         raise ValueError(
             f"the input of {', '.join(unseen[:3])} is never seen: its module is not run, or this weight meets "
