@@ -48,7 +48,7 @@ def principal(h: Tensor, count: int = 50) -> np.ndarray[Any, Any]:
     """Top principal coordinates (n, min(d, 50)) of features, each axis signed so that its largest entry is positive."""
     x = h.double().cpu()
     x = x - x.mean(0)
-    # Of the smaller Gram matrix: half the digits of a singular value decomposition, enough to draw, in a fraction of it.
+    # Of the smaller Gram matrix: half the digits of a singular value decomposition, enough to draw, and faster.
     if len(x) <= x.shape[1]:
         values, vectors = torch.linalg.eigh(x @ x.T)
         z = (vectors * values.clamp_min(0).sqrt()).flip(1)[:, :count]
