@@ -7,8 +7,9 @@ A network of two blocks of width 64 on 4,000 windows of 32 bytes, minutes; `--fu
 as it is, five minutes and more a seed on one core. The text is Python's own standard library. Prints Markdown tables:
 held-out loss in nats a byte after pruning, no training after it, and differences between methods paired over seeds,
 each with Student's 95 % interval. Runs are kept in --out: what is finished there is read, not run again. Last come peak
-sizes of calibration, each in a process of its own: resident memory above what the process held before, beside one
-block's activations and the model.
+sizes of calibration (Linux), each in a process of its own: the most resident memory above what the process held before,
+beside one block's activations and the model, and the same for forward passes alone. "held": where the C library gives
+back what is freed at once (MALLOC_MMAP_THRESHOLD_); "resident": as it is, with what the library keeps for later.
 """
 
 from __future__ import annotations
@@ -16,7 +17,8 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import resource
+import os
+import re
 import statistics
 import subprocess
 import sys
@@ -80,6 +82,13 @@ def losses(seeds: list[int], out: Path, *, full: bool) -> None:
         print(f"| {a} - {b} | " + " | ".join(cells_) + " |")
 
 
+def resident(field: str) -> int:
+    """Bytes of a field of this process: VmRSS now, VmHWM the most since /proc/self/clear_refs was told to forget."""
+    found = re.search(field + r":\s+(\d+) kB", Path("/proc/self/status").read_text())
+    assert found is not None
+    return int(found[1]) * 1024
+
+
 def calibration(method: str, depth: int) -> dict[str, float]:
     """Peak resident bytes of pruning above those of the model and its data, and the parts it is compared with."""
     torch.set_num_threads(1)
@@ -88,12 +97,17 @@ def calibration(method: str, depth: int) -> dict[str, float]:
     batches = [(torch.randint(0, 256, (BATCH, LENGTH)), None) for _ in range(BATCHES)]
     with torch.no_grad():
         net(batches[0][0][:1])  # what libraries load at their first call is not the method's
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    if method == "sparsegpt":
+    Path("/proc/self/clear_refs").write_text("5")
+    before = resident("VmRSS")
+    if method == "forward":
+        with torch.no_grad():
+            for inputs, _ in batches:
+                net(inputs)
+    elif method == "sparsegpt":
         reconstruct(net, batches, 0.5, layers="blocks*")
     else:
         prune(net, method, 0.5, batches=batches, scope="layer", layers="blocks*")
-    extra = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before
+    extra = resident("VmHWM") - before
     # norms, q, k, v, mixed, out, two sums, up, act, down
     block = 4 * BATCH * LENGTH * WIDTH * 18
     return {"extra": extra, "block": block, "model": 4 * sum(p.numel() for p in net.parameters())}
@@ -111,14 +125,18 @@ def main() -> None:
         print(json.dumps(calibration(options.memory[0], int(options.memory[1]))))
         return
     losses(options.seeds, options.out, full=options.full)
-    print("\n| calibration | blocks | extra MiB | one block's activations + model, MiB | ratio |\n|" + "---|" * 5)
-    for method in ("wanda", "sparsegpt"):
+    print("\n| calibration | blocks | one block's activations + model, MiB | held MiB | ratio | resident MiB | ratio |")
+    print("|" + "---|" * 7)
+    for method in ("forward", "wanda", "sparsegpt"):
         for depth in (4, 12):
             asked = [sys.executable, __file__, "--memory", method, str(depth)]
-            m = json.loads(subprocess.run(asked, capture_output=True, text=True, check=True).stdout)
-            bound = m["block"] + m["model"]
-            row = (f"{m['extra'] / 2**20:.0f}", f"{bound / 2**20:.0f}", f"{m['extra'] / bound:.2f}")
-            print(f"| {method} | {depth} | " + " | ".join(row) + " |")
+            row = []
+            for env in ({"MALLOC_MMAP_THRESHOLD_": str(1 << 18)}, {}):
+                done = subprocess.run(asked, capture_output=True, text=True, check=True, env=os.environ | env)
+                m = json.loads(done.stdout)
+                bound = m["block"] + m["model"]
+                row += [f"{m['extra'] / 2**20:.0f}", f"{m['extra'] / bound:.2f}"]
+            print(f"| {method} | {depth} | {bound / 2**20:.0f} | " + " | ".join(row) + " |")
 
 
 if __name__ == "__main__":
