@@ -161,14 +161,20 @@ class Epochs:
 
 
 class Values:
-    """The axis of values: logarithmic if asked for and possible, with exact zeros on a line of their own below."""
+    """The axis of values, as on the page: from zero, unless all values lie far from it.
+
+    Logarithmic if asked for and possible, where the values span enough to carry ticks; exact zeros lie on a line of
+    their own below.
+    """
 
     def __init__(self, values: Iterable[float], log: bool) -> None:
         finite = [v for v in values if math.isfinite(v)]
         positive = [v for v in finite if v > 0]
-        self.log = log and bool(positive) and min(finite) >= 0
+        narrow = bool(finite) and min(finite) > 0 and max(finite) < 3 * min(finite)
+        self.log = log and bool(positive) and min(finite) >= 0 and not narrow
         self.floor = math.nan
-        self.low, self.high = min([0.0, *finite]), max([0.0, *finite])
+        far = bool(finite) and min(finite) > 0.6 * max(finite) > 0
+        self.low, self.high = min(finite if far else [0.0, *finite]), max([0.0, *finite])
         if self.log:
             self.low, self.high = min(positive), max(positive)
             if 0.0 in finite:
@@ -182,7 +188,7 @@ class Values:
         """Scale and ticks of the y axis."""
         if not self.log:
             room = 0.07 * ((self.high - self.low) or 1.0)
-            axes.set_ylim(self.low - room if self.low < 0 else 0.0, self.high + room)
+            axes.set_ylim(self.low - room if self.low else 0.0, self.high + room)
             return
         axes.set_yscale("log")
         span = math.log10(self.high / self.low)
