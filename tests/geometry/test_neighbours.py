@@ -69,6 +69,22 @@ def test_every_prefilter_gives_the_same_exact_answer(prefilter, spread):
 
 
 @pytest.mark.parametrize("prefilter", PREFILTERS)
+@pytest.mark.parametrize("dim", [1, 2, 3])
+def test_few_dimensions(prefilter, dim):
+    for seed in range(20):
+        g = torch.Generator().manual_seed(seed)
+        assert_exact(torch.randint(-9, 10, (22, dim), generator=g).to(torch.float16), 3, prefilter=prefilter)
+
+
+@pytest.mark.parametrize("prefilter", PREFILTERS)
+@pytest.mark.parametrize("wrong", [-(2**30), 0])
+def test_products_that_keep_nobody_are_not_believed(prefilter, wrong, monkeypatch):
+    true = _codes.Pair.product
+    monkeypatch.setattr(_codes.Pair, "product", lambda self: true(self).fill_(wrong))
+    assert_exact(clusters(60, 8, 1.0), 3, prefilter=prefilter)
+
+
+@pytest.mark.parametrize("prefilter", PREFILTERS)
 def test_blocks_beyond_one_give_the_same_answer(prefilter, monkeypatch):
     monkeypatch.setattr(_search, "BLOCK", 128)
     x = clusters(701, 40, 0.5)

@@ -145,8 +145,11 @@ def available(device: torch.device) -> tuple[Name, ...]:
 
 
 def suits(code: Code, dim: int) -> bool:
-    """Whether products of scaled points (norm at most 1) cannot overflow the 32 bits of an int8 product."""
-    return code.name != "int8" or (dim <= 2**14 and 1 / code.unit <= 2**27)
+    """Whether products of scaled points (norm at most 1) are right: an int8 product must not overflow its 32 bits.
+
+    torch 2.13's `_int_mm` takes a transposed matrix of one column for what it is not, and multiplies other numbers.
+    """
+    return code.name != "int8" or (2 <= dim <= 2**14 and 1 / code.unit <= 2**27)
 
 
 def centred(x: Tensor, code: Code) -> Tensor:

@@ -179,6 +179,9 @@ class Scan:
         approx = place.pad(low + high, math.inf)
         where = place.pad(torch.arange(len(row), device=row.device), -1)
         first = where.gather(1, approx.topk(self.k, dim=1, largest=False).indices)[fits]
+        if bool((first < 0).any()):
+            # Bounds that hold keep at least the k nearest of every row.
+            raise BoundBroken
         exact = torch.full_like(low, math.inf)
         scale2 = self.queries.code.scale**2
         limit = torch.full((height,), -math.inf, dtype=torch.float64, device=row.device)
