@@ -260,13 +260,13 @@ PANELS = (
 )
 
 SECTIONS = {
-    "summary": ("From zero error to the end", "What changed after the last training error was gone."),
     "verdicts": ("Verdicts", "Each claim with the criterion written down before the run, and what its interval says."),
     "audit": (
         "Audit of the measures",
         "Does a measure rank these models as their generalisation gap does? A measure that ranks backwards here must "
         "not be read as a sign of generalisation.",
     ),
+    "summary": ("From zero error to the end", "What changed after the last training error was gone."),
     "simplex": (
         "The softmax simplex",
         "Each point is one training example, each corner is certainty in one class; past zero error the points should "
