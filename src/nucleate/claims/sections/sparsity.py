@@ -86,6 +86,6 @@ CLAIMS = (
         figure="descent-sparsity",
         arms=("sparsity",),
         judge=_sparsity,
-        budget=8.0,
+        budget=10.0,
     ),
 )
