@@ -12,25 +12,17 @@ from torch import nn
 
 from nucleate.machine.tuning import Tuning
 from nucleate.studies.ladder.task import Job, Outcome, Task, right
-from nucleate.training.chain import layers_of
-from nucleate.training.plan import plan_stacks
+from nucleate.training import plan
 from nucleate.training.rewind import RewindPoint
 from nucleate.training.stacked import Replica, Stack
 from nucleate.training.steps import StepTraining
-
-STACKED_PARAMETERS = 50_000
-"""Above this size the weights of several networks no longer fit into the cache, and stacking gains nothing."""
 
 Tick = Callable[[int], None]
 
 
 def stackable(model: nn.Module) -> bool:
     """Whether networks of this kind are trained faster stacked: small multi-layer perceptrons."""
-    try:
-        layers_of(model)
-    except ValueError:
-        return False
-    return sum(p.numel() for p in model.parameters()) <= STACKED_PARAMETERS
+    return plan.stackable(model) and sum(p.numel() for p in model.parameters()) <= plan.LARGEST
 
 
 def train_by_steps(
@@ -109,7 +101,7 @@ def train_stacked(jobs: Sequence[Job], task: Task, tuning: Tuning, *, tick: Tick
         Replica(model=job.model, labels=task.labels, spec=job.spec, seed=job.seed, masks=job.masks) for job in jobs
     ]
     outcomes = [Outcome() for _ in jobs]
-    for group in plan_stacks(replicas):
+    for group in plan.plan_stacks(replicas):
         own, members = [jobs[i] for i in group], [replicas[i] for i in group]
         _train_group(own, members, [outcomes[i] for i in group], task, tuning, tick)
     return outcomes
