@@ -19,6 +19,7 @@ from nucleate.claims.evidence import Evidence, Floats
 from nucleate.claims.verdict import Clause, equivalence, mean_clause, paired_clause
 from nucleate.recipes.descent import ADAM, recipe
 from nucleate.spec import DataSpec, DescentSpec, ModelSpec, TrainSpec
+from nucleate.studies.descent.closed import NONE, cell_name
 
 SECTION = "Over-parameterised networks"
 
@@ -132,12 +133,12 @@ ARMS: dict[str, Arm] = {
 }
 
 
-def _cell(tier: Tier, width: int, antidote: str = "none") -> str:
-    return f"width {width}, samples {POINTS[tier]}, noise {NOISE[tier]:g}, {antidote}"
+def _cell(tier: Tier, width: int, antidote: str = NONE) -> str:
+    return cell_name(width, POINTS[tier], NOISE[tier], antidote)
 
 
 def _net_cell(tier: Tier, width: int, noise: float = 0.2) -> str:
-    return f"width {width}, samples {NET_POINTS[tier]}, noise {noise:g}, none"
+    return cell_name(width, NET_POINTS[tier], noise, NONE)
 
 
 def _width(e: Evidence, tier: Tier) -> list[Clause]:
@@ -167,7 +168,7 @@ def _samples(e: Evidence, tier: Tier) -> list[Clause]:
     width = SAMPLE_FEATURES[tier]
 
     def at(samples: int) -> Floats:
-        return e.wrong("more-data", f"width {width}, samples {samples}, noise {NOISE[tier]:g}, none")
+        return e.wrong("more-data", cell_name(width, samples, NOISE[tier], NONE))
 
     most, best, twice = at(width), at(BEST_SMALLER[tier]), at(2 * width)
     return [
@@ -194,7 +195,9 @@ def _noise(e: Evidence, tier: Tier) -> list[Clause]:
 def _random(e: Evidence, tier: Tier) -> list[Clause]:
     _, train = e.along("random-labels", "error", "width", split="train")
     spec = random_labels(tier)
-    cell = f"width {spec.widths[0]}, samples {spec.data.train_size}, noise 1, none"
+    samples = spec.data.train_size
+    assert samples is not None
+    cell = cell_name(spec.widths[0], samples, 1.0, NONE)
     chance = 1 / (16 if tier == "quick" else 10)
     above = 1 - e.wrong("random-labels", cell) - chance
     return [

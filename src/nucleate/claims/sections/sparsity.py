@@ -18,6 +18,7 @@ from nucleate.claims.sections.descent import SECTION
 from nucleate.claims.verdict import Clause, paired_clause
 from nucleate.recipes.descent import recipe
 from nucleate.spec import DescentSpec
+from nucleate.studies.descent.closed import NONE, cell_name
 
 NOISE = 0.4
 PEAK, SWEET = {"quick": 0.14, "full": 0.08}, {"quick": 0.03, "full": 0.018}
@@ -40,8 +41,9 @@ ARMS: dict[str, Arm] = {"sparsity": pruned}
 def wrong(e: Evidence, tier: Tier, noise: float, density: float, *, attacked: bool = False) -> Floats:
     """(seeds, images) 1 where the ticket of a density, or the dense network, is wrong on a test point."""
     spec = pruned(tier)
-    cell = f"width {spec.widths[0]}, samples {spec.data.train_size}, noise {noise:g}, none"
-    cell = cell if density == 1 else f"{cell}, density {density:g}, ticket"
+    samples = spec.data.train_size
+    assert samples is not None
+    cell = cell_name(spec.widths[0], samples, noise, NONE, density=density)
     return e.wrong("sparsity", f"{cell}, attacked" if attacked else cell)
 
 
