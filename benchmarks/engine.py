@@ -4,8 +4,8 @@
 
 Plain loop: default `torch.optim.Adam`, float32, all cores as threads, `zero_grad, loss, backward, step` on shuffled
 batches of tensors in memory: what code without an engine does. Engine: `nucleate.training.Stack`, tuned by self-test,
-in one process for each core with one thread each, as many replicas a stack as `plan_stacks` puts together. The two are
-run by turns; the median of the rounds counts. Conv-2 (Frankle, Carbin 2019: 4.3 million weights, batch 60) is never
+in one process for each core with one thread each, on replicas that `plan_stacks` puts into one stack. The two are run
+by turns; the median of the rounds counts. Conv-2 (Frankle, Carbin 2019: 4.3 million weights, batch 60) is never
 stacked: it is trained by `Training` with the self-test's choices. Floor: the float32 matrix products of the same steps
 alone, on the same cores (a convolution's as one product of its patches, which are not counted); bfloat16 goes below it.
 JAX, where installed: one `jit` of `lax.scan` over the epoch's steps, in the same processes.
@@ -36,6 +36,7 @@ from nucleate.machine.tuning import choose_tuning
 from nucleate.spec import TrainSpec
 from nucleate.training import Replica, Stack, Training
 from nucleate.training.loop import batches
+from nucleate.training.plan import plan_stacks
 
 CORES = len(os.sched_getaffinity(0))
 
@@ -114,6 +115,7 @@ def engine_epochs(case: Case) -> Iterator[None]:
             training._run_epoch()
             yield
     made = [Replica(model=network(case), labels=labels, spec=spec, seed=seed) for seed in range(case.replicas)]
+    assert plan_stacks(made) == [list(range(case.replicas))], "the package would not train these as one stack"
     epochs = iter(Stack(made, inputs, 10, tuning))
     while True:
         next(epochs)
