@@ -28,7 +28,7 @@ test: lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
 
 bench: $(VENV)/.dev
-	for name in collapse_suite neighbours probe pruning engine sparse; do $(BIN)/python benchmarks/$$name.py || exit 1; done
+	for name in collapse_suite neighbours probe pruning engine sparse sparse_training; do $(BIN)/python benchmarks/$$name.py || exit 1; done
 
 docs: $(VENV)/.dev
 	rm -rf docs/_build

@@ -1,17 +1,15 @@
 """Pruned networks against the best dense form on this machine: ratios measured in one run, in turns, float32.
 
-python benchmarks/sparse.py [--only mlp convnet resnet block train ladder threads roofline files] [--quick]
+python benchmarks/sparse.py [--only mlp convnet resnet block threads roofline files] [--quick]
 
-The classifier of `mlp` and the networks of `ladder` are trained on MNIST, which a data root must hold; other masks are
-random: the time of a sparse layer depends on how many weights are left, hardly on which. A call is timed right after
-an untimed one of the same kind, as a model in use is called.
+The networks of `mlp` are trained on MNIST, which a data root must hold; other masks are random: the time of a sparse
+layer depends on how many weights are left, hardly on which. Forms are timed in turns, as `nucleate.accelerate` does.
 """
 
 from __future__ import annotations
 
 import argparse
 import copy
-import itertools
 import tempfile
 import time
 import warnings
@@ -39,12 +37,9 @@ from nucleate.models.resnet import ResNet
 from nucleate.probes.macs import layer_macs, remaining_macs
 from nucleate.pruning.masks import Masks
 from nucleate.pruning.prune import prune as decide
-from nucleate.recipes.tickets import recipe
 from nucleate.spec import DataSpec, ModelSpec, TrainSpec
-from nucleate.studies import tickets
 from nucleate.training.held import HeldOut
 from nucleate.training.steps import StepTraining
-from nucleate.training.survivors import break_even
 
 
 def prune(net: nn.Module, density: float, shape: str, *, skip: tuple[str, ...] = ()) -> nn.Module:
@@ -124,7 +119,7 @@ def mlp(quick: bool) -> None:
     except ValueError as error:
         print(f"\nmlp: skipped, {error}")
         return
-    width, first, second = (64, 1, 1) if quick else (1024, 5, 20)
+    width, first, second = (64, 10, 1) if quick else (1024, 5, 20)
     before = TrainSpec(optimizer="adam", lr=1e-3, weight_decay=0.0, schedule="cosine", epochs=first)
     after = replace(before, lr=3e-3, epochs=second, sparse=True)
     tuning = Tuning(threads=1, fused=True, sparse_below=1.0)
@@ -220,76 +215,6 @@ def block(quick: bool) -> None:
     table(f"{width}-{4 * width}-{width} with GELU", rows)
 
 
-def train(quick: bool) -> None:
-    """One training step: surviving weights only, against masked dense weights with the same shortcuts."""
-    print(
-        "\nTraining step, batch 60, CPU time; the classifier dense; break-even: density from which dense is as fast\n"
-    )
-    print("| net | optimizer | density | masked dense ms | sparse ms | ratio | target | break-even |")
-    print("|---|---|---|---|---|---|---|---|")
-    cases = [((784, 1024, 1024, 10), {0.1: 2.0, 0.05: 3.0}), ((784, 300, 100, 10), {0.1: 1.5, 0.05: 2.0})]
-    if quick:
-        cases = [((784, 64, 32, 10), {0.1: 0.0})]
-    x, y = torch.randn(600, 784), torch.randint(10, (600,))
-    steps = 1 if quick else 10
-    tuning = Tuning(threads=1, fused=True, matmul="fast" if medium_keeps_float32() else "default")
-    for sizes, targets in cases:
-        layers: list[nn.Module] = []
-        for a, b in itertools.pairwise(sizes):
-            layers += [nn.Linear(a, b), nn.ReLU()]
-        net = nn.Sequential(*layers[:-1])
-        for optimizer, (density, target) in itertools.product(("sgd", "adam"), targets.items()):
-            spec = TrainSpec(optimizer=optimizer, lr=1e-4, batch_size=60, epochs=10**6, sparse=True)
-            masks = Masks({f"{i}.weight": torch.rand(net[i].weight.shape) < density for i in (0, 2)})
-            trainings = {
-                name: StepTraining(copy.deepcopy(net), x, y, 10, spec, replace(tuning, sparse_below=below), masks=masks)
-                for name, below in (("dense", 0.0), ("sparse", 1.0))
-            }
-            with torch.enable_grad():
-                s = measure({n: lambda t=t: t.run(t.step + steps) for n, t in trainings.items()})
-                below = break_even(net, list(masks), x, y, 10, spec, tuning)
-            dense, sparse = (1e3 * s[name] / steps for name in ("dense", "sparse"))
-            print(
-                f"| {'-'.join(map(str, sizes))} | {optimizer} | {density:.0%} | {dense:.3f} | {sparse:.3f} "
-                f"| {dense / sparse:.2f} | {target} | {below:.0%} |",
-                flush=True,
-            )
-
-
-def ladder(quick: bool) -> None:
-    """Twenty rounds of LeNet-300-100 on MNIST, an epoch a level: all that a run costs, and its steps by level."""
-    spec = recipe("lenet-300-100")
-    rounds = 1 if quick else 20
-    runs, seconds = {}, {}
-    with tempfile.TemporaryDirectory() as folder, torch.enable_grad():
-        for sparse in (False, True):
-            own = replace(
-                spec,
-                data=replace(spec.data, train_size=6000 if quick else None),
-                train=replace(spec.train, epochs=1, sparse=sparse),
-                ladder=replace(spec.ladder, rounds=rounds, controls=(), control_levels=()),
-            )
-            start = time.process_time()
-            try:
-                runs[sparse] = tickets.run(own, root=Path(folder), threads=1)
-            except ValueError as error:
-                print(f"\nladder: skipped, {error}")
-                return
-            seconds[sparse] = time.process_time() - start
-        print(f"\nLadder of {rounds} rounds, LeNet-300-100 on MNIST, one epoch a level, seconds of CPU time\n")
-        print("| level | density | masked dense | sparse | sparse / dense |\n|---|---|---|---|---|")
-        density = {r["level"]: r["density"] for r in runs[True].records}
-        for level in range(rounds + 1):
-            dense, sparse = (runs[k].env["cpu_by_training"][f"{level}/ticket/0"] for k in (False, True))
-            print(f"| {level} | {density[level]:.1%} | {dense:.2f} | {sparse:.2f} | {sparse / dense:.2f} |")
-        print(
-            f"| all, with data, evaluation, records | | {seconds[False]:.1f} | {seconds[True]:.1f} "
-            f"| {seconds[True] / seconds[False]:.2f} (asked: at most 0.6) |"
-        )
-        last = {k: [r["value"] for r in run.records if r["metric"] == "stop_accuracy"][-1] for k, run in runs.items()}
-        print(f"test accuracy of the last level: {last[False]:.2%} masked dense, {last[True]:.2%} sparse", flush=True)
-
-
 def threads(quick: bool) -> None:
     """The same plan on one thread and on two, by the clock on the wall, fastest of many."""
     print("\nTwo threads\n\n| case | one thread ms | two threads ms | ratio | target |\n|---|---|---|---|---|")
@@ -369,7 +294,7 @@ def files(quick: bool) -> None:
             print(f"| {density:.0%} | {dense:,} | {size:,} | {dense / size:.2f} | {target} |")
 
 
-SECTIONS = {f.__name__: f for f in (files, mlp, block, train, ladder, threads, roofline, convnet, resnet)}
+SECTIONS = {f.__name__: f for f in (files, mlp, block, threads, roofline, convnet, resnet)}
 
 
 def main(argv: list[str] | None = None) -> int:
