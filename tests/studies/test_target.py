@@ -99,7 +99,6 @@ def test_speed_prefers_the_shape_that_is_fast_and_loss_the_fastest_within_it(
     fast = prune.run(
         asked(trained, target="speedup=8", methods=("magnitude",), shapes=("weight", "block:4x1")), root=tmp_path
     )
-    assert all("target_speedup" in {r["metric"] for r in fast.records} for _ in (0,))
     reached = json.loads((fast.path / "record.json").read_text())
     assert sum(n["speedup"] >= 8 for n in numbers(fast)) >= 1 and reached["density"] < 0.5
     text = page([fast], tmp_path / "page.html").read_text()
