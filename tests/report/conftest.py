@@ -191,7 +191,7 @@ VERDICTS: list[dict[str, Any]] = [
                 "low": 0.003,
                 "high": 0.006,
                 "bound": 0.02,
-                "direction": "<=",
+                "direction": "<",
                 "unit": "",
             },
         ],
@@ -214,7 +214,7 @@ VERDICTS: list[dict[str, Any]] = [
                 "low": -0.6,
                 "high": 2.2,
                 "bound": 0.0,
-                "direction": ">=",
+                "direction": ">",
                 "unit": "points",
             }
         ],

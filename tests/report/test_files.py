@@ -9,6 +9,7 @@ from typing import Any
 import matplotlib as mpl
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 from PIL import Image
 
 from nucleate.report import claim_figure, figures, files
@@ -83,6 +84,15 @@ def test_a_claim_is_drawn(verdicts: list[dict[str, Any]], tmp_path: Path, kind: 
     for row in verdicts:
         path = claim_figure(row, tmp_path / f"{row['id']}.{kind}")
         assert path.stat().st_size > 2000
+
+
+@pytest.mark.parametrize(("direction", "inside"), [("<", True), ("<=", True), (">", False), (">=", False)])
+def test_the_ground_is_shaded_where_the_bound_allows(direction: str, inside: bool) -> None:
+    axes = Figure().subplots()
+    files._clause(axes, {"name": "n", "effect": 0.2, "low": 0.1, "high": 0.3, "bound": 0.5, "direction": direction})
+    (ground,) = axes.patches
+    assert (ground.get_x() <= 0.2 <= ground.get_x() + ground.get_width()) == inside
+    assert {"<=": "≤", ">=": "≥"}.get(direction, direction) in axes.get_title()
 
 
 def test_a_claim_without_numbers(verdicts: list[dict[str, Any]], tmp_path: Path) -> None:

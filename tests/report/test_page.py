@@ -154,7 +154,14 @@ def test_sliders_and_choices_change_the_figures(
     assert points(driver, "depth-curves") != before
     words = driver.execute_script("return [...document.querySelectorAll('.stamp')].map(s => s.textContent)")
     assert words == ["✓ holds", "? inconclusive", "✗ fails"]
-    assert driver.execute_script("return document.querySelectorAll('.clauses svg circle').length") == 4
+    inside = driver.execute_script("""
+        const at = (node, name) => Number(node.getAttribute(name));
+        return [...document.querySelectorAll('.clauses svg')].flatMap((svg) => {
+          const [allowed, effects] = ['rect', 'circle'].map((tag) => [...svg.querySelectorAll(tag)]);
+          return effects.map((c, i) => at(c, 'cx') >= at(allowed[i], 'x')
+            && at(c, 'cx') <= at(allowed[i], 'x') + at(allowed[i], 'width'));
+        });""")
+    assert inside == [True, True, True, False], "24 >= 5, 0.004 < 0.02, 0.8 > 0, not -1.4 >= 0"
     assert [e for e in driver.get_log("browser") if e["level"] != "INFO"] == []
 
 

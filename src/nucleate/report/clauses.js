@@ -24,7 +24,7 @@ function clausesFigure(host, verdict) {
       const pad = 0.25 * (high - low || Math.abs(high) || 1);
       const x = (v) => 8 + ((wide - 16) * (f(v) - low + pad)) / (high - low + 2 * pad);
       const bound = x(c.bound);
-      const allowed = c.direction === "<=" ? [8, bound - 8] : [bound, wide - 8 - bound];
+      const allowed = c.direction.startsWith("<") ? [8, bound - 8] : [bound, wide - 8 - bound];
       svg.append(
         shape("rect", { x: allowed[0], y: top + 18, width: Math.max(0, allowed[1]), height: 18, fill: css("--good"), opacity: 0.14 }),
         shape("line", { x1: 8, x2: wide - 8, y1: top + 27, y2: top + 27, stroke: css("--line") }),
@@ -32,7 +32,7 @@ function clausesFigure(host, verdict) {
         shape("text", { x: 8, y: top + 11, "font-size": 12, fill: css("--soft") }, `${short(c.name, Math.floor(wide / 8))}${log ? " (log scale)" : ""}`),
         shape("text", {
           x: Math.min(wide - 45, Math.max(45, bound)), y: top + 52, "font-size": 11, fill: css("--ink"), "text-anchor": "middle",
-        }, `bound ${c.direction === "<=" ? "≤" : "≥"} ${c.bound}`),
+        }, `bound ${{ "<=": "≤", ">=": "≥" }[c.direction] || c.direction} ${Number(c.bound.toPrecision(6))}`),
       );
       if (Number.isFinite(c.low) && Number.isFinite(c.high)) {
         svg.append(shape("line", { x1: x(c.low), x2: x(c.high), y1: top + 27, y2: top + 27, stroke: css("--accent"), "stroke-width": 4, "stroke-linecap": "round" }));

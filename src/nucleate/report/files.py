@@ -124,7 +124,8 @@ def _clause(axes: Any, clause: Mapping[str, Any]) -> None:
     effect, low, high, bound = (_number(clause.get(k)) for k in ("effect", "low", "high", "bound"))
     known = [x for x in (effect, low, high, bound) if math.isfinite(x)]
     unit = f" {clause['unit']}" if clause.get("unit") else ""
-    sign = {"<=": "≤", ">=": "≥"}.get(str(clause.get("direction")), "")
+    direction = str(clause.get("direction", ""))
+    sign = {"<=": "≤", ">=": "≥"}.get(direction, direction)
     told = f"{effect:.3g}{unit}" if math.isfinite(effect) else str(clause.get("reason") or "undefined")
     if math.isfinite(low) and math.isfinite(high):
         told += f" [{low:.3g}, {high:.3g}]"
@@ -141,9 +142,8 @@ def _clause(axes: Any, clause: Mapping[str, Any]) -> None:
         left, right = (min(known) - pad, max(known) + pad) if known else (-1.0, 1.0)
     axes.set_xlim(left, right)
     if math.isfinite(bound):
-        axes.axvspan(
-            *((left, bound) if clause.get("direction") == "<=" else (bound, right)), color="#009e73", alpha=0.14, lw=0
-        )
+        allowed = (left, bound) if direction.startswith("<") else (bound, right)
+        axes.axvspan(*allowed, color="#009e73", alpha=0.14, lw=0)
         axes.axvline(bound, color=INK, ls="--", lw=1.2)
     if math.isfinite(low) and math.isfinite(high):
         axes.plot([low, high], [0, 0], color="#0072b2", lw=4, solid_capstyle="round")
