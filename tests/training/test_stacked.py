@@ -71,7 +71,9 @@ def tolerance(spec: TrainSpec, norm: bool) -> float:
     return 1e-6 if norm and spec.optimizer == "adam" else 1e-9
 
 
-def assert_equal_to_unstacked(replicas: list[Replica], inputs: Tensor, tuning: Tuning, atol: float) -> None:
+def assert_equal_to_unstacked(
+    replicas: list[Replica], inputs: Tensor, tuning: Tuning, atol: float, rtol: float = 0.0
+) -> None:
     stack = Stack(replicas, inputs, 3, tuning)
     losses = torch.stack([epoch.losses for epoch in stack][1:])
     for i, replica in enumerate(replicas):
@@ -79,8 +81,9 @@ def assert_equal_to_unstacked(replicas: list[Replica], inputs: Tensor, tuning: T
         stacked = stack.state_dict(i)
         assert stacked.keys() == weights.keys()
         for name, value in weights.items():
-            torch.testing.assert_close(stacked[name], value, rtol=0, atol=atol)
-        torch.testing.assert_close(losses[: len(own), i], torch.tensor(own, dtype=torch.float64), rtol=0, atol=atol)
+            torch.testing.assert_close(stacked[name], value, rtol=rtol, atol=atol)
+        own_losses = torch.tensor(own, dtype=torch.float64)
+        torch.testing.assert_close(losses[: len(own), i], own_losses, rtol=rtol, atol=atol)
         assert losses[len(own) :, i].isnan().all()
 
 
@@ -129,7 +132,8 @@ def test_any_architecture_trains_as_it_would_alone(
         Replica(model=m, labels=labels, spec=spec, seed=i, masks=masks_of(m, i) if masked else None)
         for i, m in enumerate(models)
     ]
-    assert_equal_to_unstacked(replicas, inputs, PLAIN, tolerance(spec, norm))
+    # A batch of two in a chain of normalisations leaves weights and variances in the hundreds.
+    assert_equal_to_unstacked(replicas, inputs, PLAIN, tolerance(spec, norm), rtol=1e-9)
 
 
 def float32_replicas(count: int, first: int = 0) -> tuple[list[Replica], Tensor]:
