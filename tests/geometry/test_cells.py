@@ -41,6 +41,15 @@ def test_a_wide_random_layer_isolates_points_and_a_narrow_one_does_not():
     assert shares[2] > 0.95
 
 
+@pytest.mark.parametrize("units", [1, 31, 32, 33, 64, 65, 400])
+def test_every_unit_tells_cells_apart(units):
+    on = torch.cat([torch.zeros(2, units), torch.eye(units)]) > 0
+    cells = Cells()
+    cells.update(on)
+    assert (cells.compute().cells, cells.compute().largest) == (units + 1, 2)
+    assert own_cell_share(on) == pytest.approx(units / (units + 2))
+
+
 def test_zero_is_off():
     assert activation_patterns(torch.tensor([[0.0, -0.0, 1e-45, -1.0]])).tolist() == [[False, False, True, False]]
 
