@@ -98,7 +98,7 @@ def _digests(patterns: NDArray[np.bool_]) -> list[bytes]:
     """16 bytes for every row of an (N, units) array.
 
     Four multilinear hashes, floor((a_0 + sum_i a_i x_i mod 2^64) / 2^32) of the 32-bit words x_i with random a_i below
-    2^64: different rows agree with probability 2^-128 (Lemire, Kaser 2014, "Strongly universal string hashing is fast").
+    2^64: two rows agree with probability 2^-128 (Lemire, Kaser 2014, Strongly universal string hashing is fast).
     """
     points, units = patterns.shape
     words = -(-units // 32)
