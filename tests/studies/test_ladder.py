@@ -17,7 +17,10 @@ from nucleate.spec import ModelSpec
 from nucleate.studies.ladder import masks as rungs
 from nucleate.studies.ladder.arms import matching_width
 from nucleate.studies.ladder.critical import critical_density
+from nucleate.studies.ladder.progress import Progress, pack_progress, unpack_progress
+from nucleate.studies.ladder.task import Outcome
 from nucleate.studies.ladder.verdict import Level, interval, levels
+from nucleate.training.rewind import RewindPoint
 
 
 class TestCounts:
@@ -161,3 +164,14 @@ class TestVerdict:
     def test_runs_without_a_ladder_are_refused(self) -> None:
         with pytest.raises(ValueError, match="no finished level"):
             levels([])
+
+
+def test_progress_keeps_weights_in_any_memory_format() -> None:
+    model = torch.nn.Conv2d(3, 4, 3).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    outcome = Outcome([5], [1.0], [0.5])
+    outcome.best_weights = model.state_dict()
+    progress = Progress(level=2, outcome=outcome, point=RewindPoint.take(model))
+    again = unpack_progress(pack_progress(progress)).outcome
+    assert again is not None
+    for name, weight in model.state_dict().items():
+        assert torch.equal(again.best_weights[name], weight)

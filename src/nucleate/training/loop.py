@@ -25,7 +25,7 @@ from nucleate.training.objective import loss_of as loss_of
 from nucleate.training.objective import make_optimizer as make_optimizer
 from nucleate.training.survivors import Survivors, survivors
 
-FIT_BATCH = 512
+FIT_BATCH = 256
 """Points that are asked together whether they fit: few, for the first that does not ends the question."""
 
 
@@ -62,7 +62,8 @@ class Training:
     step: int = 0
     started: bool = False
     optimizer: torch.optim.Optimizer = field(init=False)
-    _hard: int = field(default=0, init=False)
+    _hard: list[int] = field(default_factory=list, init=False)
+    """Parts of the training points that held errors when `fits` last read them, the latest first."""
 
     def __post_init__(self) -> None:
         check(self.spec)
@@ -157,7 +158,7 @@ class Training:
     def fits(self) -> bool:
         """Training error in eval mode at or below the floor; stops at the first error too many.
 
-        Begins with the points that last had one too many: what is hard stays hard, so a network that does not fit is
+        Begins with the points where it last found errors: what is hard stays hard, so a network that does not fit is
         mostly found out by one batch.
         """
         allowed = self.spec.error_floor * self.labels.numel()
@@ -166,12 +167,17 @@ class Training:
         self.model.eval()
         parts = list(zip(self.inputs.split(FIT_BATCH), self.labels.split(FIT_BATCH), strict=True))
         with torch.no_grad(), tuned(self.tuning):
-            for number in sorted(range(len(parts)), key=lambda i: i != self._hard):
+            hard = set(self._hard)
+            for number in [*self._hard, *(i for i in range(len(parts)) if i not in hard)]:
                 inputs, labels = parts[number]
                 outputs = self.model(inputs) if self._survivors is None else self._survivors.logits(inputs)
-                errors += int((outputs.argmax(-1) != labels).sum())
+                found = int((outputs.argmax(-1) != labels).sum())
+                errors += found
+                if number in hard and not found:
+                    self._hard.remove(number)
+                elif number not in hard and found:
+                    self._hard.insert(0, number)
                 if errors > allowed:
-                    self._hard = number
                     break
         self.model.train(training)
         return errors <= allowed

@@ -48,7 +48,7 @@ def pack_progress(progress: Progress) -> bytes:
             tensors[f"correct.{horizon}"] = torch.from_numpy(judged.correct)
             tensors[f"correct_end.{horizon}"] = torch.from_numpy(judged.correct_end)
     header = json.dumps(notes).encode()
-    return len(header).to_bytes(8, "little") + header + save({k: v.clone() for k, v in tensors.items()})
+    return len(header).to_bytes(8, "little") + header + save({k: v.contiguous().clone() for k, v in tensors.items()})
 
 
 def unpack_progress(content: bytes) -> Progress:
