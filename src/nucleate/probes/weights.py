@@ -61,17 +61,18 @@ def gini(values: Tensor) -> float:
     >>> gini(torch.tensor([0.0, 0.0, 0.0, -2.0]))
     0.75
     """
-    x = values.detach().double().abs().flatten().cpu().numpy()
+    wide = torch.promote_types(values.dtype, torch.float32)
+    x = values.detach().to(wide).abs().flatten().cpu().numpy()
     if not len(x) or not x.max() > 0:
         raise ValueError("the Gini coefficient needs at least one value that is not zero")
     # NumPy's sort takes a good half of torch's time, which sorts indices along.
-    x, n = np.sort(x), len(x)
+    x, n = np.sort(x).astype(np.float64), len(x)
     return float((2 * np.arange(1, n + 1) - n - 1) @ x / (n * x.sum()))
 
 
 def weights_gini(model: nn.Module, scales: Mapping[str, float]) -> float:
     """Gini coefficient of all weights' sizes, each in units of its layer's initial scale."""
-    return gini(torch.cat([w.flatten().double() / (scales[name] or 1.0) for name, w in matrices(model).items()]))
+    return gini(torch.cat([w.flatten() / (scales[name] or 1.0) for name, w in matrices(model).items()]))
 
 
 @dataclass(frozen=True, eq=False)

@@ -85,9 +85,9 @@ class MeasureSpec:
 
     points: int = 15
     """Log-spaced epochs at which the network is measured, beside the start, zero error and the end."""
-    full_every: int = 8
-    """At every so many of these epochs, at the start, zero error and the end, everything is measured on all points; at
-    the others only accuracy, loss, collapse and weights."""
+    full_every: int = 0
+    """At the start, at zero error, at the end and at every so many of these epochs (0: at no other) everything is
+    measured on all points; at the rest only accuracy, loss, collapse and weights."""
     light_size: int = 4000
     """Points of each split, evenly over the classes, of the measures at those others."""
     layers: tuple[str, ...] = ()

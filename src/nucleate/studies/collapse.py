@@ -36,7 +36,7 @@ def run(
 
     The terminal phase begins at the first epoch whose training error, in eval mode, is at most `train.error_floor`.
     The network is measured at the start, at log-spaced epochs, at that epoch and at the end: in full at the start, at
-    that epoch, at the end and at every `measure.full_every`-th of the others. A run that was stopped goes
+    that epoch, at the end and, if asked, at every `measure.full_every`-th of the others. A run that was stopped goes
     on from its last checkpoint, with the tuning it was begun with; a finished one is returned as it is.
 
     Raises:
@@ -87,17 +87,17 @@ def measured_epochs(epochs: int, points: int) -> set[int]:
 
 
 def full_epochs(grid: set[int], every: int) -> set[int]:
-    """Every so many of the measured epochs, from the start on, and the end.
+    """The start, the end, and every so many of the measured epochs between them, or none of these if 0.
 
     >>> sorted(full_epochs({0, 1, 3, 10, 32, 100}, 3))
     [0, 10, 100]
 
     Raises:
-        ValueError: if `every` is not at least 1.
+        ValueError: if `every` is negative.
     """
-    if every < 1:
-        raise ValueError(f"measure.full_every must be at least 1, not {every}")
-    return set(sorted(grid)[::every]) | {max(grid)}
+    if every < 0:
+        raise ValueError(f"measure.full_every must be at least 0, not {every}")
+    return {min(grid), max(grid)} | (set(sorted(grid)[::every]) if every else set())
 
 
 def _terminal_phase(writer: Writer, training: Training, data: Dataset, spec: CollapseSpec, tick: Tick) -> None:

@@ -146,14 +146,19 @@ class Snapshot:
                 kept.append(features)
         judges = means or {}
         heads = {name: head if name == "penultimate" else (None, None) for name in moments}
-        projections = {
-            name: Projection(m, weight=heads[name][0], bias=heads[name][1], means=judges.get(name))
-            for name, m in moments.items()
-        }
-        for number, (x, y) in enumerate(batches):
-            features = kept[number] if number < len(kept) else self._features(x)
-            for name, h in features.items():
-                projections[name].update(h, y)
+        projections: dict[str, Projection] = {}
+        uncertain = list(moments)
+        for precise in (False, True):
+            for name in uncertain:
+                weight, bias = heads[name]
+                projections[name] = Projection(
+                    moments[name], weight=weight, bias=bias, means=judges.get(name), precise=precise
+                )
+            for number, (x, y) in enumerate(batches if uncertain else []):
+                features = kept[number] if number < len(kept) else self._features(x)
+                for name in uncertain:
+                    projections[name].update(features[name], y)
+            uncertain = [name for name in uncertain if not projections[name].certified]
         few = len(labels) < len(self.points[split][1])
         rows: list[Value] = [
             ("", split, metric, value)
