@@ -36,6 +36,12 @@ def mnist_lenet() -> CompareSpec:
     )
 
 
+def fashion_lenet() -> CompareSpec:
+    """The same network on Fashion-MNIST."""
+    spec = mnist_lenet()
+    return replace(spec, recipe="fashion-lenet", data=replace(spec.data, name="fashion"))
+
+
 def fashion_convnet() -> CompareSpec:
     """Conv-2 of width 8 with batch normalisation, 52,000 weights, on 10,000 images of Fashion-MNIST."""
     return CompareSpec(
@@ -73,6 +79,7 @@ def bytes_transformer() -> CompareSpec:
 RECIPES: dict[str, Callable[[], CompareSpec]] = {
     "digits-mlp": digits_mlp,
     "mnist-lenet": mnist_lenet,
+    "fashion-lenet": fashion_lenet,
     "fashion-convnet": fashion_convnet,
     "mnist-convnet": mnist_convnet,
     "bytes-transformer": bytes_transformer,
