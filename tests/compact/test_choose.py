@@ -77,6 +77,22 @@ def test_gelu_in_a_plan_keeps_float32() -> None:
     assert torch.allclose(Plan(folded(pair), image, {})(image), pair(image), atol=1e-5)
 
 
+@torch.no_grad()
+@pytest.mark.parametrize("batch", [1, 3])
+@pytest.mark.parametrize(
+    "pool",
+    [nn.MaxPool2d(3, 2, 1), nn.MaxPool2d(2, ceil_mode=True), nn.MaxPool2d(2, 3), nn.AvgPool2d((2, 3), 1)],
+    ids=str,
+)
+def test_pooling_in_a_plan(pool: nn.Module, batch: int) -> None:
+    if not native.available():
+        pytest.skip(native.status())
+    net = nn.Sequential(nn.Conv2d(2, 4, 3, padding=1), pool)
+    x = torch.randn(batch, 2, 7, 9, generator=Generator().manual_seed(0))
+    x[0, 0, 3, 4] = float("nan")
+    assert torch.allclose(Plan(folded(net), x, {})(x), net(x), atol=1e-5, equal_nan=True)
+
+
 def test_a_plan_says_what_it_cannot_do() -> None:
     if not native.available():
         pytest.skip(native.status())

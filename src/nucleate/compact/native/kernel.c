@@ -183,28 +183,43 @@ static void copy_part(const step_t *s, int64_t from, int64_t to) {
     }
 }
 
+/* A clipped window at `in` into one value for each point of the batch. */
+static inline __attribute__((always_inline)) void pool_window(const step_t *s, const float *in, float *out, int64_t height, int64_t width, int64_t n) {
+  memcpy(out, in, (size_t)n * sizeof(float));
+  for (int64_t y = 0; y < height; y++)
+    for (int64_t x = !y; x < width; x++) {
+      const float *other = in + y * s->from.row + x * s->from.column;
+      if (s->kind == MAXIMUM)
+        for (int64_t i = 0; i < n; i++) {
+          const float larger = other[i] > out[i] ? other[i] : out[i];
+          out[i] = other[i] != other[i] ? other[i] : larger;
+        }
+      else
+        for (int64_t i = 0; i < n; i++) out[i] += other[i];
+    }
+  if (s->kind == AVERAGE)
+    for (int64_t i = 0; i < n; i++) out[i] /= (float)(height * width);
+}
+
+static inline int64_t lesser(int64_t a, int64_t b) { return a < b ? a : b; }
+static inline int64_t greater(int64_t a, int64_t b) { return a > b ? a : b; }
+
 /* The batch is innermost on both sides. */
 static void pool_part(const step_t *s, int64_t from, int64_t to) {
   const int64_t n = s->batch;
   for (int64_t c = from; c < to; c++)
-    for (int64_t y = 0; y < s->out_height; y++)
+    for (int64_t y = 0; y < s->out_height; y++) {
+      const int64_t v = greater(y * s->stride_y - s->pad_y, 0);
+      const int64_t height = lesser(y * s->stride_y - s->pad_y + s->window_y, s->height) - v;
       for (int64_t x = 0; x < s->out_width; x++) {
+        const int64_t u = greater(x * s->stride_x - s->pad_x, 0);
+        const int64_t width = lesser(x * s->stride_x - s->pad_x + s->window_x, s->width) - u;
+        const float *in = s->source + at(&s->from, c, v, u);
         float *out = s->target + at(&s->to, c, y, x);
-        int64_t count = 0;
-        for (int64_t dy = 0; dy < s->window_y; dy++)
-          for (int64_t dx = 0; dx < s->window_x; dx++) {
-            const int64_t v = y * s->stride_y + dy - s->pad_y, u = x * s->stride_x + dx - s->pad_x;
-            if (v < 0 || u < 0 || v >= s->height || u >= s->width) continue;
-            const float *in = s->source + at(&s->from, c, v, u);
-            if (count++ == 0) memcpy(out, in, (size_t)n * sizeof(float));
-            else if (s->kind == MAXIMUM)
-              for (int64_t i = 0; i < n; i++) out[i] = in[i] > out[i] || in[i] != in[i] ? in[i] : out[i];
-            else
-              for (int64_t i = 0; i < n; i++) out[i] += in[i];
-          }
-        if (s->kind == AVERAGE)
-          for (int64_t i = 0; i < n; i++) out[i] /= (float)count;
+        if (n == 1) pool_window(s, in, out, height, width, 1); /* no loops over the batch, no call to copy a float */
+        else pool_window(s, in, out, height, width, n);
       }
+    }
 }
 
 static void clear_part(const step_t *s, int64_t from, int64_t to) {
