@@ -168,6 +168,11 @@ def test_patterns_give_back_their_matrix() -> None:
         assert torch.equal(turned.scatter(held.gather(matrix).reshape(-1)[where]), matrix.T)
 
 
+def test_few_positions_need_few_segments() -> None:
+    mask = torch.ones(2, 1000)
+    assert [len(pattern(mask, positions=n).pointers) for n in (1, 16, 64, 256)] == [1, 2, 8, 8]
+
+
 def test_a_nan_stays_one(engine: str) -> None:
     layer = SparseLinear(nn.Linear(4, 4), torch.ones(4, 4), relu=True)
     x = torch.ones(20, 4)

@@ -157,7 +157,7 @@ class Builder(Reading):
         source = self.values[self._source(node)]
         value = self._value_of_made(node)
         name, n = str(node.target), self.batch
-        held = hold(module, self.shapes.get(name, "single"))
+        held = hold(module, self.shapes.get(name, "single"), n)
         if isinstance(module, nn.Conv2d):
             padding, stride = conv_padding(module), list(module.stride)
             size = (n, source.channels, source.height, source.width)
@@ -295,14 +295,15 @@ class Builder(Reading):
         step.channels, step.height, step.width, step.batch = source.channels, source.height, source.width, self.batch
 
 
-def hold(module: nn.Module, shape: str) -> Pattern:
+def hold(module: nn.Module, shape: str, batch: int) -> Pattern:
     """The pattern of a layer's weights that are not 0, as "single" weights or in a "block" of four rows."""
     assert isinstance(module, nn.Linear | nn.Conv2d)
     convolution = isinstance(module, nn.Conv2d)
     window = module.kernel_size[1] if isinstance(module, nn.Conv2d) else 1
     groups = module.groups if isinstance(module, nn.Conv2d) else 1
     block = 4 if shape == "block" and (not convolution or module.weight.shape[0] // groups % 4 == 0) else 1
-    return pattern(module.weight.detach().flatten(1) != 0, block=block, window=window)
+    kept = module.weight.detach().flatten(1) != 0
+    return pattern(kept, block=block, window=window, positions=64 if convolution else batch)
 
 
 def _offsets(held: Pattern, table: Tensor, rows_per_group: int, group_step: int) -> Tensor:

@@ -13,7 +13,7 @@ BLOCK = 4
 CACHE = 32 * 1024
 """Bytes of the first-level cache that a segment of the input may fill."""
 
-LEAST_ENTRIES = 12
+LEAST_ENTRIES = 18
 """Entries that a row should have in a segment, or its start and end cost more than the cache saves."""
 
 WIDE = 65_536
@@ -55,15 +55,16 @@ def scatter(values: Tensor, order: Tensor, rows: int, columns: int) -> Tensor:
     return flat[: rows * columns].view(rows, columns)
 
 
-def pattern(mask: Tensor, *, block: int = 1, window: int = 1) -> Pattern:
+def pattern(mask: Tensor, *, block: int = 1, window: int = 1, positions: int = 64) -> Pattern:
     """Pattern of the non-zero entries of a mask (rows, columns).
 
-    A segment's share of the input, 64 positions of each column (16 for blocks), fills the first-level cache.
+    A segment's share of the input, up to 64 positions of each column (16 for blocks), fills the first-level cache.
 
     Args:
         mask: any dtype; not 0 where a weight is left.
         block: 1, or 4: an entry is left for all four rows if for one.
         window: neighbouring columns that read overlapping positions, as the columns of a convolution's window do.
+        positions: of each column, where they are few.
 
     Raises:
         ValueError: for another block, a mask that is no matrix, or more than 2^31 - 1 entries.
@@ -85,7 +86,7 @@ def pattern(mask: Tensor, *, block: int = 1, window: int = 1) -> Pattern:
     if len(unit) * block > 2**31 - 1:
         raise ValueError(f"a layer with {len(unit) * block} weights left exceeds the kernel's 2^31 - 1")
     density = len(unit) / max(1, kept.numel())
-    positions = 64 if block == 1 else 16
+    positions = min(positions, 64 if block == 1 else 16)
     width = CACHE // (4 * positions) * window
     width = max(width, int(LEAST_ENTRIES / density) if density else columns, 1)
     segments = max(1, -(-columns // width))
