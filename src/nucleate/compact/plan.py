@@ -29,17 +29,19 @@ class Plan(Builder):
         super().__init__(graph, example, shapes)
         self.lock = threading.Lock()
         self.array = (native.Step * len(self.steps))(*self.steps)
+        tiles = self.batch // self.tile
+        self.ends = list(zip(self.array[:tiles], self.array[-tiles:], strict=True))
+        """The steps that read a tile of the input, and those that write one of the output."""
 
     def __call__(self, x: Tensor) -> Tensor:
         """The network's output for an input of the plan's shape."""
         x = x.contiguous()
         y = torch.empty(self.output_shape)
-        tiles = self.batch // self.tile
+        source, target = x.data_ptr(), y.data_ptr()
         with self.lock:
-            for i in range(tiles):
-                first, last = self.array[i], self.array[len(self.array) - tiles + i]
-                first.source = native.pointer(x, i * x.numel() // tiles)
-                last.target = native.pointer(y, i * y.numel() // tiles)
+            for i, (first, last) in enumerate(self.ends):
+                first.source = source + i * x.nbytes // len(self.ends)
+                last.target = target + i * y.nbytes // len(self.ends)
             native.run(self.array, len(self.array))
         return y
 

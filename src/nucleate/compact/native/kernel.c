@@ -245,7 +245,7 @@ static void translate_part(const step_t *s, int64_t worker, int64_t workers) {
 }
 
 /* Tiles of four by four, turned in registers: rows of points become rows of features. */
-static void pick_part(const step_t *s, int64_t from, int64_t to) {
+static void pick_strip(const step_t *s, int64_t from, int64_t to) {
   const int64_t columns = s->channels, n = s->batch;
   const int64_t *index = s->learn.index;
   int64_t i = 0;
@@ -271,6 +271,11 @@ static void pick_part(const step_t *s, int64_t from, int64_t to) {
     const float *in = s->source + (index ? index[i] : i) * columns;
     for (int64_t c = from; c < to; c++) s->target[c * s->height + i] = in[c];
   }
+}
+
+/* A cache line of each point at a time, so that those of the target are filled before they are given up. */
+static void pick_part(const step_t *s, int64_t from, int64_t to) {
+  for (int64_t c = from; c < to; c += 16) pick_strip(s, c, c + 16 < to ? c + 16 : to);
 }
 
 static void loss_whole(const step_t *s) {
