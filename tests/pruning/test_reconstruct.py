@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 
+from nucleate.models.transformer import Transformer
 from nucleate.pruning.layout import Layout
 from nucleate.pruning.reconstruct import InputGram, reconstruct, sparsegpt
 from nucleate.pruning.select import select
@@ -174,3 +175,84 @@ def test_layers_are_repaired_in_the_order_in_which_they_run() -> None:
     torch.testing.assert_close(model.second.weight.detach(), second.weight, rtol=1e-3, atol=1e-4)
     with pytest.raises(ValueError, match="ungrouped"):
         reconstruct(nn.Sequential(nn.Conv2d(4, 4, 3, groups=2), nn.Flatten(), nn.Linear(4, 2)), [(x, None)], 0.5)
+
+
+class Steps(nn.Module):
+    """As many runs of `read` and `cell` as there are steps, one of `head`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.read, self.cell, self.head = nn.Linear(12, 16), nn.Linear(16, 16), nn.Linear(16, 16)
+        self.last = nn.Linear(16, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        h = torch.zeros(len(x), 16)
+        for step in x.unbind(1):
+            h = torch.tanh(self.read(step) + self.cell(h))
+        return self.last(torch.relu(self.head(h)))
+
+
+def whole_passes(model: nn.Module, order: list[str], batches: list[tuple[torch.Tensor, None]]) -> None:
+    """SparseGPT at 0.5 as it is told: every pass is the model's own, to its end."""
+    for name in order:
+        layer = model.get_submodule(name)
+        gram = InputGram(layer, Layout("linear", tuple(layer.weight.shape)))
+        handle = layer.register_forward_pre_hook(lambda _, args, gram=gram: gram.add(args[0]))
+        with torch.no_grad():
+            for x, _ in batches:
+                model(x)
+            layer.weight.copy_(sparsegpt(layer.weight.detach(), gram.hessian, 0.5).weight)
+        handle.remove()
+
+
+def test_passes_that_end_at_the_layer_change_no_bit_and_leave_nothing_behind() -> None:
+    torch.manual_seed(0)
+    attention = ("attention.query", "attention.key", "attention.value", "attention.out")
+    cases: list[tuple[nn.Module, list[str], list[tuple[torch.Tensor, None]]]] = [
+        (
+            Transformer(8, 256, width=32, depth=2),
+            [f"blocks.{block}.{name}" for block in range(2) for name in (*attention, "up", "down")],
+            [(torch.randint(0, 256, (5, 8)), None) for _ in range(2)],
+        ),
+        # The first batch alone does not tell that two layers run more than once.
+        (Steps(), ["read", "cell", "head"], [(torch.randn(20, steps, 12), None) for steps in (1, 3, 2)]),
+    ]
+    for model, order, batches in cases:
+        expected = copy.deepcopy(model).eval()
+        whole_passes(expected, order, batches)
+        last = list(model.modules())[-1]
+        ends: list[int] = []
+        last.register_forward_pre_hook(lambda *_, ends=ends: ends.append(1))
+        model.train()
+        next(model.children()).eval()
+        modes = [m.training for m in model.modules()]
+        reconstruct(model, batches, 0.5, layers=order)
+        for name, value in expected.state_dict().items():
+            assert torch.equal(model.state_dict()[name], value), name
+        assert modes == [m.training for m in model.modules()]
+        assert [len(m._forward_pre_hooks) + len(m._forward_hooks) for m in model.modules()] == [0] * (
+            len(modes) - 1
+        ) + [1]
+        # One pass finds the order; of the others only those of layers that run again reach the end.
+        assert len(ends) == len(batches) * (1 + sum(name in ("read", "cell") for name in order))
+
+
+def test_a_model_that_catches_errors_does_not_catch_the_end_of_a_pass() -> None:
+    class Careful(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.second, self.last = nn.Linear(12, 16), nn.Linear(16, 16), nn.Linear(16, 3)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            try:
+                return self.last(self.second(self.first(x)))
+            except Exception:
+                return self.last(self.second(self.first(x.abs())))
+
+    torch.manual_seed(0)
+    model, batches = Careful(), [(torch.randn(30, 12), None)]
+    expected = copy.deepcopy(model)
+    whole_passes(expected, ["first", "second"], batches)
+    reconstruct(model, batches, 0.5, layers=["first", "second"])
+    assert torch.equal(model.first.weight, expected.first.weight)
+    assert torch.equal(model.second.weight, expected.second.weight)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,7 +21,7 @@ from nucleate.pruning.masks import Masks
 from nucleate.pruning.prune import Pruning
 from nucleate.pruning.scores import untouched
 from nucleate.pruning.select import check_density
-from nucleate.pruning.threshold import Ranked, keep
+from nucleate.pruning.threshold import Ranked, finite, keep
 
 BLOCK = 128
 """Columns whose mask is chosen together."""
@@ -124,16 +125,15 @@ def sparsegpt(
     """
     check_density(density)
     rows, columns = weight.shape
-    if hessian.shape != (columns, columns) or not bool(torch.isfinite(hessian).all()):
+    if hessian.shape != (columns, columns) or not finite(hessian):
         raise ValueError(f"the Hessian must be finite and ({columns}, {columns}), not {tuple(hessian.shape)}")
     pattern = _pattern(shape, density, columns, block)
     dtype = torch.promote_types(weight.dtype, torch.float32)
     w = weight.to(dtype, copy=True)
-    h = hessian.to(dtype, copy=True)
-    dead = h.diagonal() == 0
-    h.diagonal()[dead] = 1
+    hessian = hessian.to(dtype)
+    dead = hessian.diagonal() == 0
     w[:, dead] = 0
-    upper, damping = _inverse_factor(h, damping)
+    upper, damping = _inverse_factor(hessian, dead, damping)
     mask = torch.zeros(rows, columns, dtype=torch.uint8, device=w.device)
     ends = [round_half_up(density * rows * min(end, columns)) for end in range(0, columns + block, block)]
     for index, start in enumerate(range(0, columns, block)):
@@ -172,11 +172,13 @@ def reconstruct(
 ) -> Pruning:
     """SparseGPT on every prunable layer, in order, each on what it receives from the pruned ones before it.
 
-    Every layer keeps the density. One pass over the data a layer, in eval mode; memory holds one layer's Hessian.
+    Every layer keeps the density. Each has a pass over the data in eval mode, which ends where the layer receives its
+    input, unless its module runs more than once in a pass on any batch; a pass before them finds that out. Memory holds
+    one layer's Hessian, and two matrices more of its size while it is factored.
 
     Args:
         model: any module; its weights change in place.
-        batches: pairs (inputs, anything), read once a layer.
+        batches: pairs (inputs, anything), read once a layer, and once before.
         density, shape, damping: as `sparsegpt`.
         layers, include: as `coverage`.
         masks: what earlier rounds left.
@@ -194,30 +196,26 @@ def reconstruct(
         InputGram(root.get_submodule(owners[name]), layout)
         _pattern(shape, density, layout.inputs, BLOCK)
     given = Given(root, {n: own[n] for n in covered.layouts}, covered.layouts, batches)
-    order = _order(root, owners, given)
+    order, again = _order(root, owners, given)
     found: dict[str, Tensor] = {}
     dampings: dict[str, float] = {}
     for name in order:
         layout = covered.layouts[name]
-        gram = InputGram(root.get_submodule(owners[name]), layout)
-        kept: list[Tensor | None] = [None]
-
-        def receive(_: str, x: Tensor, gram: InputGram = gram, kept: list[Tensor | None] = kept) -> None:
-            gram.add(x, kept[0])
-
-        with untouched(root), torch.no_grad(), listen(root, _point(owners[name]), receive):
-            root.eval()
-            for inputs, _ in given.data():
-                kept[0] = tokens(inputs)
-                run(root, inputs)
         live = None if masks is None else layout.rows(masks[name])
-        w = own[name]
-        done = sparsegpt(layout.rows(w.detach()), gram.hessian, density, shape=shape, damping=damping, live=live)
+        done = sparsegpt(
+            layout.rows(own[name].detach()),
+            _hessian(root, owners[name], layout, given, whole=owners[name] in again),
+            density,
+            shape=shape,
+            damping=damping,
+            live=live,
+        )
         with torch.no_grad():
-            w.copy_(layout.unrows(done.weight))
+            own[name].copy_(layout.unrows(done.weight))
         found[name] = layout.unrows(done.mask).contiguous()
         if done.damping != damping:
             dampings[name] = done.damping
+        del done  # not held while data pass again
     result = Masks({name: found[name] for name in covered.layouts})
     record: dict[str, Any] = {
         "method": "sparsegpt",
@@ -237,33 +235,67 @@ def _point(owner: str) -> str:
     return f"input:{owner}" if owner else "input"
 
 
-def _order(root: nn.Module, owners: dict[str, str], given: Given) -> list[str]:
-    """Names in the order in which their modules first run."""
+def _order(root: nn.Module, owners: dict[str, str], given: Given) -> tuple[list[str], set[str]]:
+    """Names in the order in which their modules first run, and the modules that run again in a pass on any batch."""
     ran: list[str] = []
+    again: set[str] = set()
 
     def receive(key: str, _: Tensor) -> None:
-        ran.append("" if key == "input" else key.removeprefix("input:").partition("#")[0])
+        point = key.partition("#")[0]
+        owner = "" if point == "input" else point.removeprefix("input:")
+        if key == point:
+            ran.append(owner)
+        else:
+            again.add(owner)
 
-    inputs, _ = next(given.data())
+    data = given.data()
     with untouched(root), torch.no_grad(), listen(root, [_point(owner) for owner in owners.values()], receive):
         root.eval()
-        run(root, inputs)
-    missing = [name for name, owner in owners.items() if owner not in ran]
-    if missing:
-        raise ValueError(f"{missing[0]} is not run as a module on this data; limit layers= to others")
-    return sorted(owners, key=lambda name: ran.index(owners[name]))
+        run(root, next(data)[0])
+        missing = [name for name, owner in owners.items() if owner not in ran]
+        if missing:
+            raise ValueError(f"{missing[0]} is not run as a module on this data; limit layers= to others")
+        for inputs, _ in data:
+            run(root, inputs)
+    return sorted(owners, key=lambda name: ran.index(owners[name])), again
 
 
-def _inverse_factor(h: Tensor, damping: float) -> tuple[Tensor, float]:
-    """Upper Cholesky factor of the inverse of the damped Hessian, and the damping it took."""
-    mean = h.diagonal().mean()
+class _Received(BaseException):
+    """Ends a forward pass whose rest is not needed; no `except Exception` of a model takes it for a failure."""
+
+
+def _hessian(root: nn.Module, owner: str, layout: Layout, given: Given, *, whole: bool) -> Tensor:
+    """`InputGram.hessian` of what a module receives on all data; passes end there unless they are to be whole."""
+    gram = InputGram(root.get_submodule(owner), layout)
+    kept: Tensor | None = None
+
+    def receive(_: str, x: Tensor) -> None:
+        gram.add(x, kept)
+        if not whole:
+            raise _Received
+
+    with untouched(root), torch.no_grad(), listen(root, _point(owner), receive):
+        root.eval()
+        for inputs, _ in given.data():
+            kept = tokens(inputs)
+            with suppress(_Received):
+                run(root, inputs)
+    return gram.hessian
+
+
+def _inverse_factor(hessian: Tensor, dead: Tensor, damping: float) -> tuple[Tensor, float]:
+    """Upper Cholesky factor of the inverse of the damped Hessian, with 1 for dead inputs, and the damping it took."""
     while True:
-        damped = h + torch.eye(len(h), dtype=h.dtype, device=h.device) * (damping * mean)
-        lower, failed = torch.linalg.cholesky_ex(damped)
+        # One name for all steps: each is freed when the next is there.
+        factor = hessian.clone()
+        factor.diagonal()[dead] = 1
+        factor.diagonal().add_(damping * factor.diagonal().mean())
+        factor, failed = torch.linalg.cholesky_ex(factor)
         if not int(failed):
-            upper, failed = torch.linalg.cholesky_ex(torch.cholesky_inverse(lower), upper=True)
-            if not int(failed) and bool(torch.isfinite(upper).all()):
-                return upper, damping
+            factor = torch.cholesky_inverse(factor)
+            factor, failed = torch.linalg.cholesky_ex(factor, upper=True)
+            if not int(failed) and finite(factor):
+                return factor, damping
         if damping > 1e3:
             raise ValueError("the Hessian of this layer cannot be inverted: its inputs are too large or too alike")
         damping = max(10 * damping, 1e-6)
