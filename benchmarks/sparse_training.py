@@ -17,7 +17,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from nucleate.compact import native
 from nucleate.compact.choose import measure
@@ -25,6 +25,7 @@ from nucleate.machine.matmul import medium_keeps_float32
 from nucleate.machine.tuning import Tuning
 from nucleate.pruning.masks import Masks
 from nucleate.recipes.tickets import recipe
+from nucleate.runs import Run
 from nucleate.spec import TrainSpec
 from nucleate.studies import tickets
 from nucleate.training.steps import StepTraining
@@ -68,37 +69,66 @@ def train(quick: bool) -> None:
 
 
 def ladder(quick: bool) -> None:
-    """Twenty rounds of LeNet-300-100 on MNIST, an epoch a level: all that a run costs, and its steps by level."""
+    """Twenty rounds of LeNet-300-100 on MNIST, an epoch a level: all that a run costs, its steps by level, its ends."""
     spec = recipe("lenet-300-100")
     rounds = 1 if quick else 20
     runs, seconds = {}, {}
     with tempfile.TemporaryDirectory() as folder, torch.enable_grad():
-        for sparse in (False, True):
+        for name, sparse, seed in (("masked dense", False, 0), ("sparse", True, 0), ("another seed", False, 1)):
             own = replace(
                 spec,
+                seed=seed,
                 data=replace(spec.data, train_size=6000 if quick else None),
                 train=replace(spec.train, epochs=1, sparse=sparse),
                 ladder=replace(spec.ladder, rounds=rounds, controls=(), control_levels=()),
             )
             start = time.process_time()
             try:
-                runs[sparse] = tickets.run(own, root=Path(folder), threads=1)
+                runs[name] = tickets.run(own, root=Path(folder), threads=1)
             except ValueError as error:
                 print(f"\nladder: skipped, {error}")
                 return
-            seconds[sparse] = time.process_time() - start
-        print(f"\nLadder of {rounds} rounds, LeNet-300-100 on MNIST, one epoch a level, seconds of CPU time\n")
-        print("| level | density | masked dense | sparse | sparse / dense |\n|---|---|---|---|---|")
-        density = {r["level"]: r["density"] for r in runs[True].records}
-        for level in range(rounds + 1):
-            dense, sparse = (runs[k].env["cpu_by_training"][f"{level}/ticket/0"] for k in (False, True))
-            print(f"| {level} | {density[level]:.1%} | {dense:.2f} | {sparse:.2f} | {sparse / dense:.2f} |")
+            seconds[name] = time.process_time() - start
+        print(f"\nLadder of {rounds} rounds, LeNet-300-100 on MNIST, one epoch a level, seconds of CPU time.")
         print(
-            f"| all, with data, evaluation, records | | {seconds[False]:.1f} | {seconds[True]:.1f} "
-            f"| {seconds[True] / seconds[False]:.2f} (asked: at most 0.6) |"
+            "How far from the masked dense run the sparse one and another seed's masked dense one end, level by level:"
+        )
+        print("|difference of the weights| over |weights|, and test points that only one of two gets right.\n")
+        print("| level | density | masked dense | sparse | ratio | weights | other seed | points | other seed |")
+        print("|---|---|---|---|---|---|---|---|---|")
+        density = {r["level"]: r["density"] for r in runs["sparse"].records}
+        nearer = True
+        for level in range(rounds + 1):
+            dense, sparse = (runs[k].env["cpu_by_training"][f"{level}/ticket/0"] for k in ("masked dense", "sparse"))
+            ends = {name: end(run, level) for name, run in runs.items()}
+            mine, points = apart(ends["masked dense"], ends["sparse"])
+            theirs, others = apart(ends["masked dense"], ends["another seed"])
+            nearer &= mine < theirs and points < others
+            print(
+                f"| {level} | {density[level]:.1%} | {dense:.2f} | {sparse:.2f} | {sparse / dense:.2f} "
+                f"| {mine:.2f} | {theirs:.2f} | {points:.2%} | {others:.2%} |"
+            )
+        whole = {name: seconds[name] for name in ("masked dense", "sparse")}
+        print(
+            f"| all, with data, evaluation, records | | {whole['masked dense']:.1f} | {whole['sparse']:.1f} "
+            f"| {whole['sparse'] / whole['masked dense']:.2f} (asked: at most 0.6) | | | | |"
         )
         last = {k: [r["value"] for r in run.records if r["metric"] == "stop_accuracy"][-1] for k, run in runs.items()}
-        print(f"test accuracy of the last level: {last[False]:.2%} masked dense, {last[True]:.2%} sparse", flush=True)
+        print("test accuracy of the last level: " + ", ".join(f"{value:.2%} {name}" for name, value in last.items()))
+        print(f"sparse nearer than another seed at every level, in both: {nearer}", flush=True)
+
+
+def end(run: Run, level: int) -> tuple[Tensor, Tensor]:
+    """Weights at the end of a level, in one vector, and which test points they get right."""
+    tensors = {name.partition("/")[2]: value for name, value in run.tensors(f"level-{level:02d}-ticket").items()}
+    weights = [torch.from_numpy(tensors[name]).flatten() for name in sorted(tensors) if name.startswith("weights/")]
+    return torch.cat(weights), torch.from_numpy(tensors["correct_end"])
+
+
+def apart(one: tuple[Tensor, Tensor], other: tuple[Tensor, Tensor]) -> tuple[float, float]:
+    """Distance of the weights in units of the first ones' norm, and share of the test points judged otherwise."""
+    distance = (one[0] - other[0]).norm() / one[0].norm()
+    return float(distance), float((one[1] != other[1]).double().mean())
 
 
 def main() -> None:
