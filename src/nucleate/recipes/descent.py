@@ -169,13 +169,13 @@ def mnist_mlp() -> DescentSpec:
 
 
 def fashion_convnet() -> DescentSpec:
-    """Two convolutions of growing width on 4,000 images of Fashion-MNIST with 20 % wrong labels; better on a GPU."""
+    """Six convolutions of growing width on 2,000 images of Fashion-MNIST with 20 % wrong labels; better on a GPU."""
     return DescentSpec(
         recipe="fashion-convnet",
-        data=DataSpec(name="fashion", train_size=4000, test_size=5000, label_noise=0.2),
-        model=ModelSpec(name="convnet", depth=2),
-        train=replace(ADAM, epochs=60, lr=1e-3),
-        widths=(1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48),
+        data=DataSpec(name="fashion", train_size=2000, test_size=5000, label_noise=0.2),
+        model=ModelSpec(name="convnet", depth=6, batchnorm=True),
+        train=replace(ADAM, epochs=120, lr=3e-3),
+        widths=(1, 2, 3, 4, 5, 6, 8, 12, 16),
         seeds=(0, 1),
         validation=1000,
         points=8,
