@@ -11,7 +11,8 @@ class DataSpec:
     """Which points and labels a study sees."""
 
     name: str = "digits"
-    """A source of `nucleate data list`, a path (IDX folder, parquet, .npz) or `package.module:function`."""
+    """A source of `nucleate data list`, a path (IDX folder, parquet, .npz) or `package.module:function`. Images are
+    shares of 255, not normalised further."""
     train_size: int | None = None
     """Balanced subset of this many training points; all of them if none."""
     test_size: int | None = None
