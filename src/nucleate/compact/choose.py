@@ -23,6 +23,8 @@ from nucleate.compact.shrink import shrink
 from nucleate.compact.sparse import SparseConv2d, SparseLinear
 from nucleate.machine.matmul import fast_matmul, medium_keeps_float32
 
+SHORT_SECONDS = 0.01
+"""A call below this is timed after an untimed one; for a longer one the caches matter little."""
 LEAST_SECONDS = 0.05
 """Candidates are run for so long each, on average, and at least five times."""
 
@@ -328,16 +330,18 @@ def _measure_layers(model: nn.Module, example: Tensor) -> list[Layer]:
 def measure(calls: Mapping[str, Callable[[], object]]) -> dict[str, float]:
     """Median seconds of each call, in turns, so that a slow moment of the machine touches all.
 
-    On one thread it is the thread's CPU time, which other programs disturb least; else time on the wall.
+    Before a short call is timed it is made once untimed: in use it follows itself, not the one whose turn was before,
+    which has filled the caches with its own weights. On one thread it is the thread's CPU time, which other programs
+    disturb least; else time on the wall.
     """
     clock = time.thread_time if torch.get_num_threads() == 1 else time.perf_counter
     taken: dict[str, list[float]] = {name: [] for name in calls}
-    for call in calls.values():
-        call()
     rounds = 0
     while rounds < 5 or sum(map(sum, taken.values())) < LEAST_SECONDS * len(taken):
         rounds += 1
         for name, call in calls.items():
+            if not taken[name] or taken[name][-1] < SHORT_SECONDS:
+                call()
             start = clock()
             call()
             taken[name].append(clock() - start)
