@@ -288,6 +288,17 @@ def test_the_page_is_one_file_without_addresses_to_fetch(build: Build, tmp_path:
     assert len(text) < 5.2e6
 
 
+def test_zero_training_error_is_told_of_studies_that_look_for_it(build: Build, tmp_path: Path) -> None:
+    run = build(tmp_path, epochs=(0, 1))
+    told = "zero training error not reached"
+    assert told in page([run], tmp_path / "page.html").read_text()
+    env = json.loads((run.path / "env.json").read_text())
+    del env["zero_error_epoch"]
+    (run.path / "env.json").write_text(json.dumps(env))
+    text = page([Run(run.path)], tmp_path / "page.html").read_text()
+    assert told not in text and "end at epoch 1" in text
+
+
 def test_a_folder_that_cannot_be_written_is_one_clear_error(build: Build, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="cannot write"):
         page([build(tmp_path, tensors=False)], tmp_path / "no" / "such" / "page.html")

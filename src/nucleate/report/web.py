@@ -132,7 +132,7 @@ def _lede(found: Sequence[View]) -> str:
         size = first.env.get("parameters")
         facts.append(f"model {model}" + (f" ({size:,} parameters)" if isinstance(size, int) else ""))
     facts += [_progress(v) for v in found[:1]] if len(found) == 1 else []
-    return " · ".join(facts)
+    return " · ".join(filter(None, facts))
 
 
 def _name(part: Any) -> str:
@@ -141,9 +141,14 @@ def _name(part: Any) -> str:
 
 
 def _progress(v: View) -> str:
+    """When zero training error was, in studies that look for it, and the last epoch, where there are epochs."""
     last = max((s.epochs[-1] for s in v.series.values()), default=0)
-    begins = f"zero training error at epoch {v.zero}" if v.zero is not None else "zero training error not reached"
-    return f"{begins}, {'end' if v.done else 'last record'} at epoch {last}"
+    told = []
+    if "zero_error_epoch" in v.env:
+        told.append("zero training error " + ("not reached" if v.zero is None else f"at epoch {v.zero}"))
+    if last:
+        told.append(f"{'end' if v.done else 'last record'} at epoch {last}")
+    return ", ".join(told)
 
 
 def _notices(found: Sequence[View]) -> list[str]:
@@ -163,7 +168,7 @@ def _notices(found: Sequence[View]) -> list[str]:
 
 def _table(label: str, members: Sequence[View]) -> dict[str, Any]:
     if len(members) == 1:
-        note = f"1 seed, {_progress(members[0])}"
+        note = ", ".join(filter(None, ["1 seed", _progress(members[0])]))
     else:
         zeros = sorted(v.zero for v in members if v.zero is not None)
         span = "not reached" if not zeros else f"at epoch {zeros[0]}" + f" to {zeros[-1]}" * (zeros[-1] > zeros[0])
