@@ -71,9 +71,7 @@ def tolerance(spec: TrainSpec, norm: bool) -> float:
     return 1e-6 if norm and spec.optimizer == "adam" else 1e-9
 
 
-def assert_equal_to_unstacked(
-    replicas: list[Replica], inputs: Tensor, tuning: Tuning, atol: float, rtol: float = 0.0
-) -> None:
+def assert_equal_to_unstacked(replicas: list[Replica], inputs: Tensor, tuning: Tuning, atol: float) -> None:
     stack = Stack(replicas, inputs, 3, tuning)
     losses = torch.stack([epoch.losses for epoch in stack][1:])
     for i, replica in enumerate(replicas):
@@ -81,9 +79,8 @@ def assert_equal_to_unstacked(
         stacked = stack.state_dict(i)
         assert stacked.keys() == weights.keys()
         for name, value in weights.items():
-            torch.testing.assert_close(stacked[name], value, rtol=rtol, atol=atol)
-        own_losses = torch.tensor(own, dtype=torch.float64)
-        torch.testing.assert_close(losses[: len(own), i], own_losses, rtol=rtol, atol=atol)
+            torch.testing.assert_close(stacked[name], value, rtol=0, atol=atol)
+        torch.testing.assert_close(losses[: len(own), i], torch.tensor(own, dtype=torch.float64), rtol=0, atol=atol)
         assert losses[len(own) :, i].isnan().all()
 
 
@@ -124,16 +121,16 @@ def test_two_hundred_steps_in_float64_agree_to_1e_9(loss: str, norm: bool, spec:
 def test_any_architecture_trains_as_it_would_alone(
     widths: list[int], depth: int, norm: bool, adam: bool, masked: bool, d: int, batch: int
 ) -> None:
-    inputs, labels = points(25, d)
-    batch = batch if not norm else max(batch, 2)
+    # Normalisation makes signs of two points, and multiplies rounding by as much as it has to: no small batches there.
+    batch = max(batch, 8) if norm else batch
+    inputs, labels = points(2 * batch if norm else 25, d)
     spec = replace(ADAM if adam else SGD, epochs=2, batch_size=batch)
     models = [net(i, w, depth, norm=norm, d=d) for i, w in enumerate(widths)]
     replicas = [
         Replica(model=m, labels=labels, spec=spec, seed=i, masks=masks_of(m, i) if masked else None)
         for i, m in enumerate(models)
     ]
-    # A batch of two in a chain of normalisations leaves weights and variances in the hundreds.
-    assert_equal_to_unstacked(replicas, inputs, PLAIN, tolerance(spec, norm), rtol=1e-9)
+    assert_equal_to_unstacked(replicas, inputs, PLAIN, 1e-6 if norm else 1e-9)
 
 
 def float32_replicas(count: int, first: int = 0) -> tuple[list[Replica], Tensor]:
