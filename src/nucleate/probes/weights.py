@@ -65,7 +65,7 @@ def gini(values: Tensor) -> float:
     x = values.detach().to(wide).abs().flatten().cpu().numpy()
     if not len(x) or not x.max() > 0:
         raise ValueError("the Gini coefficient needs at least one value that is not zero")
-    # NumPy's sort takes a good half of torch's time, which sorts indices along.
+    # NumPy's sort takes a third of torch's time, which sorts indices along.
     x, n = np.sort(x).astype(np.float64), len(x)
     return float((2 * np.arange(1, n + 1) - n - 1) @ x / (n * x.sum()))
 
