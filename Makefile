@@ -49,7 +49,7 @@ reproduce-tickets: $(VENV)/.installed
 reproduce-tickets-full: $(VENV)/.installed
 	$(BIN)/nucleate tickets lenet-300-100-full --each 0 1 2 3 4 --jobs 2
 
-# Error along width on digits and on MNIST, a minute each; with convolutions on Fashion-MNIST, half an hour.
+# Error along width on digits and on MNIST, a minute each; with convolutions on Fashion-MNIST, up to an hour.
 reproduce-descent: $(VENV)/.installed
 	for name in digits-mlp digits-mlp-10 digits-mlp-clean mnist-mlp fashion-convnet; do $(BIN)/nucleate descent $$name || exit 1; done
 
