@@ -126,7 +126,10 @@ class Snapshot:
         *,
         cells: bool = False,
     ) -> tuple[list[Value], Features]:
-        """Outputs and collapse of every layer on some points, judged by `means` if given; their own means."""
+        """Outputs and collapse of every layer on some points, judged by `means` if given; their own means.
+
+        As in `collapse`, products are float32 first and float64 where that is not certified.
+        """
         classes = self.data.num_classes
         moments: dict[str, Moments] = {}
         outputs, patterns, kept, room = Outputs(classes), Cells(), [], KEPT_BYTES
