@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from nucleate.data import Dataset
+from nucleate.machine.batches import points_at_once
 from nucleate.machine.tuning import Tuning, replay_tuning, tuned
 from nucleate.models import build
 from nucleate.probes.landscape import barrier
@@ -24,7 +25,7 @@ from nucleate.spec import ConnectivitySpec, TicketsSpec
 from nucleate.studies import tickets
 from nucleate.studies.ladder.masks import prunable
 from nucleate.studies.setting import prepare
-from nucleate.training.loop import EVAL_BATCH, batches
+from nucleate.training.loop import batches
 from nucleate.training.steps import StepTraining
 
 NOISE = 1_000_003
@@ -134,7 +135,7 @@ def line(
                 if statistics == "re-estimated":
                     _estimate(net, data.train_inputs)
                 net.eval()
-                parts = [net(x).float() for x in data.test_inputs.split(EVAL_BATCH)]
+                parts = [net(x).float() for x in data.test_inputs.split(points_at_once(net))]
             logits = torch.cat(parts)
             losses.append(float(F.cross_entropy(logits.double(), data.test_labels)))
             return float((logits.argmax(1) != data.test_labels).double().mean())

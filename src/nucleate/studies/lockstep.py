@@ -8,11 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from nucleate.machine.batches import points_at_once
 from nucleate.machine.tuning import Tuning, tuned
 from nucleate.training import Replica, Stack, StackEpoch, Training, plan_stacks
 from nucleate.training.plan import stackable
-
-BATCH = 1024
 
 
 class Lockstep:
@@ -104,7 +103,7 @@ class _Alone:
     def logits(self, inputs: Tensor) -> Tensor:
         model = self.training.model.eval()
         with tuned(self.training.tuning):
-            parts = [model(x.to(self.training.spec.device)).float() for x in inputs.split(BATCH)]
+            parts = [model(x.to(self.training.spec.device)).float() for x in inputs.split(points_at_once(model))]
         return torch.cat(parts).unsqueeze(0)
 
     def state_dict(self, _: int) -> dict[str, Tensor]:

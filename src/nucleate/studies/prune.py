@@ -18,6 +18,7 @@ from torch.nn import functional as F
 
 from nucleate.compact.files import save_sparse
 from nucleate.functions import find_function
+from nucleate.machine.batches import points_at_once
 from nucleate.machine.tuning import tuned
 from nucleate.models.pretrained import is_pretrained
 from nucleate.models.weights import load_weights
@@ -45,7 +46,6 @@ STEPS = 8
 """Densities that a search tries: the last bracket is 1000^(1 / 2^8) wide, about 3 %."""
 LEAST = 1e-3
 """Smallest density that a search tries."""
-BATCH = 1024
 
 
 @dataclass(frozen=True)
@@ -272,7 +272,8 @@ class Search:
         """Mean training loss of the model as it is, in eval mode."""
         total = 0.0
         with evaluating(self.model), tuned(self.tuning):
-            for x, y in zip(inputs.split(_many(labels)), labels.split(_many(labels)), strict=True):
+            points = points_at_once(self.model, labels)
+            for x, y in zip(inputs.split(points), labels.split(points), strict=True):
                 device = self.spec.train.device
                 total += float(self.loss(self.model(x.to(device)).float(), y.to(device))) * len(y)
         return total / len(labels)
@@ -288,9 +289,8 @@ class Search:
     def judge(self, inputs: Tensor, labels: Tensor) -> float:
         """The spec's measure of the model as it is, in eval mode."""
         with evaluating(self.model), tuned(self.tuning):
-            outputs = torch.cat(
-                [self.model(x.to(self.spec.train.device)).float().cpu() for x in inputs.split(_many(labels))]
-            )
+            parts = inputs.split(points_at_once(self.model, labels))
+            outputs = torch.cat([self.model(x.to(self.spec.train.device)).float().cpu() for x in parts])
         return float(self.metric(outputs, labels))
 
     def _walked(self) -> dict[float, float]:
@@ -330,11 +330,6 @@ class Search:
             spec = replace(spec, prune=replace(found, scope="per layer, below"))
         card = card_text(spec, self.data, self.model, masks, dense, after, cost["macs"], reached)
         write_atomic(self.writer.path / "card.md", card.encode())
-
-
-def _many(labels: Tensor) -> int:
-    """Points of one pass: sequences count by position."""
-    return BATCH if labels.ndim == 1 else max(1, BATCH // labels.shape[1])
 
 
 def _early(model: nn.Module, path: str) -> dict[str, Tensor]:

@@ -9,11 +9,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from nucleate.data import Dataset
 from nucleate.data.sources import generator
 from nucleate.geometry.subset_sum import best_subset_sum, subset_sum_error
+from nucleate.machine.batches import points_at_once
 from nucleate.machine.tuning import Tuning, replay_tuning, tuned
 from nucleate.models import build
 from nucleate.pruning.learned import EdgePopup, freeze_random
@@ -22,7 +23,7 @@ from nucleate.runs.sweep import Tick
 from nucleate.spec import SupermaskSpec
 from nucleate.studies.setting import prepare
 from nucleate.training import Training
-from nucleate.training.loop import EVAL_BATCH, batches, learning_rate, loss_of
+from nucleate.training.loop import batches, learning_rate, loss_of
 
 PATHS_PER_BLOCK = 4096
 """Target weights whose subset sums are searched at a time."""
@@ -171,17 +172,12 @@ class _Supermask:
         return build(spec, self.data.input_shape, self.data.num_classes, generator=draw)
 
     @torch.no_grad()
-    def _accuracy(self, model: Callable[[Tensor], Tensor]) -> float:
-        if isinstance(model, nn.Module):
-            model.eval()
+    def _accuracy(self, model: nn.Module | EdgePopup) -> float:
+        network = model.model if isinstance(model, EdgePopup) else model.eval()
+        inputs, labels = self.data.test_inputs, self.data.test_labels
         with tuned(self.tuning):
-            right = [
-                int((model(x).argmax(1) == y).sum())
-                for x, y in zip(
-                    self.data.test_inputs.split(EVAL_BATCH), self.data.test_labels.split(EVAL_BATCH), strict=True
-                )
-            ]
-        return sum(right) / len(self.data.test_labels)
+            outputs = torch.cat([model(x) for x in inputs.split(points_at_once(network))])
+        return int((outputs.argmax(1) == labels).sum()) / len(labels)
 
     def _row(self, metric: str, value: float, **fields: object) -> Record:
         split = "test" if "accuracy" in metric else ""

@@ -10,12 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from nucleate.data import Dataset
+from nucleate.machine.batches import points_at_once
 from nucleate.machine.tuning import Tuning, tuned
 from nucleate.probes.calibration import expected_calibration_error
 from nucleate.probes.tap import evaluating
 from nucleate.training.loop import loss_of
 
-BATCH = 1024
 TRAIN_LABELS = 2000
 """Training labels that are looked at, the first ones; all held-out labels are."""
 
@@ -47,7 +47,7 @@ def evaluate(model: nn.Module, data: Dataset, tuning: Tuning, *, loss: str) -> T
         for split, (inputs, labels) in splits.items():
             outputs, target = [], labels.to(device)
             total = 0.0
-            size = BATCH if labels.ndim == 1 else max(1, BATCH // labels.shape[1])
+            size = points_at_once(model, labels)
             hits = []
             for x, y in zip(inputs.split(size), target.split(size), strict=True):
                 z = model(x.to(device)).float()

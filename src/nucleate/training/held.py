@@ -9,8 +9,8 @@ from torch.nn import functional as F
 from nucleate.compact import native
 from nucleate.compact import ops as ops
 from nucleate.compact.pattern import Pattern, pattern
+from nucleate.machine.batches import points_at_once
 from nucleate.training.chain import Layer, layers_of
-from nucleate.training.loop import EVAL_BATCH
 
 MOSTLY_ZERO = 1 / 3
 """Share of values that are not zero up to which the sparse product is the faster one (measured: 0.19 at 3 times)."""
@@ -59,7 +59,7 @@ class HeldOut:
             out = self._chain(model, layers, self._pattern)
             if torch.allclose(out[:2], model(self.inputs[:2]), rtol=1e-3, atol=1e-4):
                 return out
-        return torch.cat([model(x.to(device)).float().cpu() for x in self.inputs.split(EVAL_BATCH)])
+        return torch.cat([model(x.to(device)).float().cpu() for x in self.inputs.split(points_at_once(model))])
 
     def _layers(self, model: nn.Module, device: torch.device) -> list[Layer]:
         if self._pattern is None or device.type != "cpu":

@@ -20,7 +20,6 @@ from nucleate.machine.tuning import Tuning, tuned
 from nucleate.pruning.masks import Masks
 from nucleate.spec import TrainSpec
 from nucleate.training import parallel, state
-from nucleate.training.objective import EVAL_BATCH as EVAL_BATCH
 from nucleate.training.objective import loss_of as loss_of
 from nucleate.training.objective import make_optimizer as make_optimizer
 from nucleate.training.survivors import Survivors, survivors

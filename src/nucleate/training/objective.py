@@ -8,8 +8,6 @@ from torch.nn import functional as F
 
 from nucleate.spec import TrainSpec
 
-EVAL_BATCH = 2048
-
 
 def make_optimizer(model: nn.Module, spec: TrainSpec, *, fused: bool) -> torch.optim.Optimizer:
     """The spec's optimizer over all parameters."""

@@ -19,11 +19,12 @@ from torch import Generator, Tensor, nn
 from nucleate.compact import native
 from nucleate.compact.learn import Learner, Rule
 from nucleate.compact.sparse import SparseConv2d, SparseLinear
+from nucleate.machine.batches import points_at_once
 from nucleate.machine.tuning import Tuning, tuned
 from nucleate.pruning.masks import Masks
 from nucleate.spec import TrainSpec
 from nucleate.training.chain import layers_of
-from nucleate.training.objective import EVAL_BATCH, loss_of, make_optimizer
+from nucleate.training.objective import loss_of, make_optimizer
 
 MEASURED = (0.1, 0.5)
 """Densities at which a step is timed; between and beyond them its time is taken to be a line."""
@@ -176,7 +177,7 @@ class ModuleSurvivors:
     def logits(self, inputs: Tensor) -> Tensor:
         """Outputs in eval mode."""
         self.thin.eval()
-        out = torch.cat([self.thin(x) for x in inputs.split(EVAL_BATCH)])
+        out = torch.cat([self.thin(x) for x in inputs.split(points_at_once(self.model))])
         self.thin.train()
         return out
 
