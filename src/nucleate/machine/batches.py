@@ -18,6 +18,7 @@ def points_at_once(model: nn.Module, labels: Tensor | None = None) -> int:
     at once take ResNet-20 3.0 and Conv-2 1.5 times as long as parts of 64, sequences of 64 bytes a small transformer
     1.8 times. An MLP of width 1024 takes 1.2 times as long in parts of 64 as in parts of 512.
 
+    >>> import torch
     >>> points_at_once(nn.Sequential(nn.Flatten(), nn.Linear(784, 10)))
     512
     >>> points_at_once(nn.Sequential(nn.Conv2d(3, 16, 3), nn.Flatten()))
