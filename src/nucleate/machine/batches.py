@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
-VECTORS, MAPS, DEVICE, POSITIONS = 512, 64, 1024, 1024
+VECTORS, MAPS, DEVICE, POSITIONS = 2048, 64, 1024, 1024
 MAKE_MAPS = (_ConvNd, nn.Embedding, nn.MultiheadAttention, nn.RNNBase)
 """Modules whose networks hold many values of a point at every layer."""
 
@@ -13,14 +13,14 @@ MAKE_MAPS = (_ConvNd, nn.Embedding, nn.MultiheadAttention, nn.RNNBase)
 def points_at_once(model: nn.Module, labels: Tensor | None = None) -> int:
     """Points of one forward pass, for speed; sequences with a label at every position (N, T) count by position.
 
-    On the CPU a network of vectors is fastest at some hundreds of points. Where a layer holds many values of each, more
-    than some tens leave the cache, and from 32 MiB on the allocator fetches fresh pages for every tensor: 2,048 images
-    at once take ResNet-20 3.0 and Conv-2 1.5 times as long as parts of 64, sequences of 64 bytes a small transformer
-    1.8 times. An MLP of width 1024 takes 1.2 times as long in parts of 64 as in parts of 512.
+    On the CPU, where a layer holds many values of each point, more than some tens of points leave the cache, and from
+    32 MiB on the allocator fetches fresh pages for every tensor: 2,048 images at once take ResNet-20 3.0 times as long
+    as parts of 64, sequences of 64 bytes a small transformer 1.8 times. A network of vectors is as fast with many, and
+    what is measured of its features faster.
 
     >>> import torch
     >>> points_at_once(nn.Sequential(nn.Flatten(), nn.Linear(784, 10)))
-    512
+    2048
     >>> points_at_once(nn.Sequential(nn.Conv2d(3, 16, 3), nn.Flatten()))
     64
     >>> points_at_once(nn.Embedding(256, 16), torch.zeros(8, 100, dtype=torch.long))

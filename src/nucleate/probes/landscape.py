@@ -16,6 +16,7 @@ from torch import Generator, Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional as F
 
+from nucleate.machine.batches import points_at_once
 from nucleate.probes.tap import evaluating
 
 Loss = Callable[[Tensor, Tensor], Tensor]
@@ -172,7 +173,7 @@ def margins(model: nn.Module, inputs: Tensor, labels: Tensor) -> Tensor:
     [1.0, -3.0]
     """
     with evaluating(model):
-        z = model(inputs).double()
+        z = torch.cat([model(x) for x in inputs.split(points_at_once(model))]).double()
     own = z.gather(1, labels[:, None])
     other = z.scatter(1, labels[:, None], -math.inf).max(1, keepdim=True).values
     gap: Tensor = (own - other).flatten()
@@ -276,11 +277,14 @@ def perturbation_sigma(
             if masks and k in masks:
                 e.mul_(masks[k].to(e))
 
+    parts = inputs.split(points_at_once(model))
+
     def accuracy(sigma: float) -> float:
         hits = 0.0
         for own in noise:
             moved = {k: p + sigma * own[k] for k, p in weights.items()}
-            hits += float((functional_call(model, moved, (inputs,)).argmax(1) == labels).double().mean())
+            outputs = torch.cat([functional_call(model, moved, (x,)) for x in parts])
+            hits += float((outputs.argmax(1) == labels).double().mean())
         return hits / draws
 
     with evaluating(model):

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-BATCH = 512
+BATCH = 128
 """Points that run together when they were given as two tensors."""
 
 
@@ -29,9 +29,9 @@ class Batches:
     Raises:
         ValueError: if there is no batch, or a batch is not a pair.
 
-    >>> batches = Batches((torch.zeros(600, 2), torch.zeros(600, dtype=torch.long)), torch.device("cpu"))
+    >>> batches = Batches((torch.zeros(200, 2), torch.zeros(200, dtype=torch.long)), torch.device("cpu"))
     >>> [len(y) for _, y in batches]
-    [512, 88]
+    [128, 72]
     """
 
     def __init__(self, source: Any, device: torch.device) -> None:

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from nucleate.machine.batches import points_at_once
+
 
 def fgsm(
     model: nn.Module, inputs: Tensor, labels: Tensor, epsilon: float, *, bounds: tuple[float, float] = (0.0, 1.0)
@@ -114,8 +116,8 @@ def smallest_perturbation(
 def correct(model: nn.Module, inputs: Tensor, labels: Tensor) -> Tensor:
     """Whether each point is classified right, bool (N,), in eval mode."""
     with _frozen(model), torch.no_grad():
-        right: Tensor = model(inputs).argmax(1) == labels
-    return right
+        outputs = torch.cat([model(x) for x in inputs.split(points_at_once(model))])
+    return outputs.argmax(1) == labels
 
 
 def _check(epsilon: float | Tensor) -> None:
@@ -125,11 +127,15 @@ def _check(epsilon: float | Tensor) -> None:
 
 def _gradient(model: nn.Module, inputs: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     """Gradient of the loss at the inputs, and which of them are classified wrong: one forward pass serves both."""
-    with torch.enable_grad():
-        x = inputs.detach().requires_grad_()
-        logits = model(x)
-        gradient = torch.autograd.grad(F.cross_entropy(logits.double(), labels, reduction="sum"), x)[0]
-    return gradient, logits.argmax(1) != labels
+    points = points_at_once(model)
+    gradients, wrong = [], []
+    for part, y in zip(inputs.split(points), labels.split(points), strict=True):
+        with torch.enable_grad():
+            x = part.detach().requires_grad_()
+            logits = model(x)
+            gradients += torch.autograd.grad(F.cross_entropy(logits.double(), y, reduction="sum"), x)
+        wrong.append(logits.argmax(1) != y)
+    return torch.cat(gradients), torch.cat(wrong)
 
 
 @contextmanager

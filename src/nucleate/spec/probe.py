@@ -37,7 +37,7 @@ class ProbeSpec:
     """Named convention of the collapse measures."""
     cache: Literal["none", "memory", "disk"] = "none"
     """Keep all features instead of passing over the points twice."""
-    batch_size: int = 512
+    batch_size: int = 128
     """Points that run together."""
     picture: int = 400
     """Training points whose outputs and projections are kept for the report."""

@@ -15,6 +15,7 @@ from nucleate.data import Dataset
 from nucleate.geometry.cells import Cells
 from nucleate.geometry.collapse import Collapse, Moments, Projection, from_moments
 from nucleate.geometry.neighbours import Neighbours, neighbour_search
+from nucleate.machine.batches import points_at_once
 from nucleate.probes.outputs import Outputs
 from nucleate.probes.passes import places
 from nucleate.probes.pooling import pooled
@@ -24,7 +25,7 @@ from nucleate.probes.weights import initial_scales, near_zero_share, weights_gin
 from nucleate.runs import Record
 from nucleate.spec import CollapseSpec
 from nucleate.studies.held_out import Value, attacks, neighbourhoods
-from nucleate.studies.input_layer import BATCH, InputLayer
+from nucleate.studies.input_layer import InputLayer
 from nucleate.studies.pictures import Arrays, balanced, etf_coordinates, principal, weight_histograms
 from nucleate.training import Epoch
 
@@ -136,7 +137,8 @@ class Snapshot:
         hidden = [layer for layer in self.taps.values() if layer.name != "logits"]
         # Units that are averaged over places have no pattern.
         cells = cells and not any(layer.pool for layer in hidden)
-        batches = list(zip(inputs.split(BATCH), labels.to(self.device).split(BATCH), strict=True))
+        points = points_at_once(self.model)
+        batches = list(zip(inputs.split(points), labels.to(self.device).split(points), strict=True))
         for x, y in batches:
             features = self._features(x)
             for name, h in features.items():
@@ -205,7 +207,7 @@ class Snapshot:
     def _held_out(self, means: Features) -> tuple[list[Value], Arrays]:
         """Neighbours and nearest centres on the fixed held-out points."""
         inputs, labels = self.data.test_inputs[self.held_out], self.data.test_labels[self.held_out].to(self.device)
-        parts = [self._features(x) for x in inputs.split(BATCH)]
+        parts = [self._features(x) for x in inputs.split(points_at_once(self.model))]
         features = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
         right = features["logits"].argmax(1) == labels
         if self.inputs is not None:
