@@ -12,6 +12,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from torch import nn
 
 from nucleate.recipes.collapse import recipe
 from nucleate.runs import Run, find_runs
@@ -65,6 +67,71 @@ def test_the_terminal_phase_begins_at_the_first_epoch_without_error(tmp_path: Pa
     assert f"zero error at epoch {zero}" in zero_to_end(done)
     nc1 = {r["epoch"]: r["value"] for r in done.select(metric="nc1", split="train", layer="penultimate")}
     assert nc1[25] < nc1[zero] < nc1[0]
+
+
+def gap(input_shape: tuple[int, ...], num_classes: int) -> nn.Module:
+    """A network whose head is no module."""
+
+    class Headless(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first = nn.Linear(64, 16)
+            self.head = nn.Parameter(torch.ones(num_classes, 16))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.first(x.flatten(1)) @ self.head.T
+
+    return Headless()
+
+
+def labels_with_gaps() -> tuple[torch.Tensor, ...]:
+    """Two classes, 0 and 3; 1 and 2 have no point."""
+    draw = torch.Generator().manual_seed(0)
+    labels = torch.arange(80) % 2 * 3
+    points = torch.randn(80, 6, generator=draw) + labels[:, None]
+    return points, labels, points + 0.1, labels
+
+
+def test_the_convention_reaches_every_measure(tmp_path: Path) -> None:
+    spec = short(3)
+    found = {}
+    for name in ("papyan2020", "jiang2023"):
+        done = run(replace(spec, measure=replace(spec.measure, convention=name)), root=tmp_path)
+        (last,) = [r for r in done.select(metric="nc3", split="train", layer="penultimate") if r["epoch"] == 3]
+        (cosine,) = [r for r in done.select(metric="nc3_cosine", split="train", layer="penultimate") if r["epoch"] == 3]
+        found[name] = last["value"], cosine["value"]
+    # Jiang et al. measure self-duality by cosines, of features of length one.
+    assert found["jiang2023"][0] == found["jiang2023"][1] != found["papyan2020"][1]
+    assert found["papyan2020"][0] != found["papyan2020"][1]
+
+
+@pytest.mark.parametrize(
+    ("part", "field", "value", "message"),
+    [
+        ("measure", "convention", "nope", "unknown convention 'nope'"),
+        ("measure", "points", 1, "at least 2"),
+        ("model", "name", f"{__name__}:gap", "'first', gives 16 values, not one for each of the 10 classes"),
+    ],
+)
+def test_what_cannot_be_measured_is_refused_before_a_folder_is_made(
+    tmp_path: Path, part: str, field: str, value: object, message: str
+) -> None:
+    spec = short(3)
+    with pytest.raises(ValueError, match=message):
+        run(replace(spec, **{part: replace(getattr(spec, part), **{field: value})}), root=tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_class_without_points_is_nobody_s_nearest_centre(tmp_path: Path) -> None:
+    spec = short(3)
+    data = DataSpec(name=f"{__name__}:labels_with_gaps")
+    done = run(replace(spec, data=data, train=replace(spec.train, batch_size=16)), root=tmp_path)
+    right = done.tensors(done.tensor_names[-1])["ncc_correct"].mean(1)
+    shares = [r for r in done.select(metric="ncc_accuracy", split="test") if r["epoch"] == 3]
+    assert len(shares) >= 3
+    by_layer = {r["layer"]: r["value"] for r in shares}
+    for layer, share in zip(["input", *done.env["layers"][1:-1], "logits"], right, strict=False):
+        assert share == pytest.approx(by_layer[layer])
 
 
 def test_a_run_killed_at_random_moments_ends_in_the_same_bits(tmp_path: Path) -> None:

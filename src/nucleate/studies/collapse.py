@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
-from nucleate.data import Dataset
 from nucleate.machine.tuning import tuned
 from nucleate.runs import Record, Run, write_run
 from nucleate.runs.store import Writer
@@ -43,6 +42,9 @@ def run(
         ValueError: for a spec, data or a folder that cannot be used.
     """
     setting = prepare(spec, data_root, threads)
+    snapshot = Snapshot(setting.model.to(spec.train.device), setting.data, spec)
+    grid = measured_epochs(spec.train.epochs, spec.measure.points)
+    full = full_epochs(grid, spec.measure.full_every)
     if parallel.rank() > 0:
         return _follow(setting)
     with write_run(root, spec, env=setting.env, **setting.content) as writer:
@@ -52,7 +54,7 @@ def run(
             return Run(writer.path)
         training = setting.training(writer)
         begun = time.monotonic()
-        _terminal_phase(writer, training, setting.data, spec, tick)
+        _terminal_phase(writer, training, snapshot, grid, full, spec, tick)
         writer.update_env(seconds=round(time.monotonic() - begun, 2))
         writer.finish()
         parallel.told()
@@ -100,8 +102,15 @@ def full_epochs(grid: set[int], every: int) -> set[int]:
     return {min(grid), max(grid)} | (set(sorted(grid)[::every]) if every else set())
 
 
-def _terminal_phase(writer: Writer, training: Training, data: Dataset, spec: CollapseSpec, tick: Tick) -> None:
-    snapshot = Snapshot(training.model, data, spec)
+def _terminal_phase(
+    writer: Writer,
+    training: Training,
+    snapshot: Snapshot,
+    grid: set[int],
+    full: set[int],
+    spec: CollapseSpec,
+    tick: Tick,
+) -> None:
     zero, kept, asked = -1, 0, 0
     state = writer.restore()
     parallel.told({"path": writer.path, "done": False, "tuning": writer.env["tuning"], "state": state})
@@ -109,8 +118,6 @@ def _terminal_phase(writer: Writer, training: Training, data: Dataset, spec: Col
         notes = training.load(state)
         zero, kept, asked = notes["zero"], notes["kept"], notes["asked"]
         tick(training.epoch)
-    grid = measured_epochs(spec.train.epochs, spec.measure.points)
-    full = full_epochs(grid, spec.measure.full_every)
     last_checkpoint = time.monotonic()
     for epoch in training:
         # As long as it does not fit, one batch mostly says so. When it has once fitted, all points would have to be

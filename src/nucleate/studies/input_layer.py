@@ -12,6 +12,7 @@ from torch import Tensor
 
 from nucleate.data import Dataset
 from nucleate.geometry.collapse import Collapse, Moments, Projection, from_moments
+from nucleate.geometry.conventions import convention_named
 from nucleate.geometry.neighbours import Neighbours, neighbour_search
 from nucleate.probes.pooling import pooled
 from nucleate.studies.pictures import principal
@@ -27,10 +28,11 @@ class InputLayer:
         device: where they are measured.
         picture: training points that the report draws.
         held_out: held-out points whose neighbours are looked for.
+        convention: of the collapse measures, by name.
     """
 
-    def __init__(self, data: Dataset, device: torch.device, picture: Tensor, held_out: Tensor) -> None:
-        self.data, self.device = data, device
+    def __init__(self, data: Dataset, device: torch.device, picture: Tensor, held_out: Tensor, convention: str) -> None:
+        self.data, self.device, self.convention = data, device, convention
         self.held_out = self.vectors(data.test_inputs[held_out])
         self.moments: Callable[[str], Moments] = cache(self._moments)
         self.collapse: Callable[[str], Collapse] = cache(self._collapse)
@@ -52,14 +54,15 @@ class InputLayer:
         return zip(map(self.vectors, inputs.split(BATCH)), labels.to(self.device).split(BATCH), strict=True)
 
     def _moments(self, split: str) -> Moments:
-        moments = Moments(self.data.num_classes, self.vectors(self.data.train_inputs[:1]).shape[1])
+        unit = convention_named(self.convention)[1].unit
+        moments = Moments(self.data.num_classes, self.vectors(self.data.train_inputs[:1]).shape[1], unit=unit)
         for h, labels in self._batches(split):
             moments.update(h, labels)
         return moments
 
     def _collapse(self, split: str) -> Collapse:
         moments, means = self.moments(split), None if split == "train" else self.moments("train").means
-        projection = Projection(moments, means=means)
+        projection = Projection(moments, means=means, convention=self.convention)
         for h, labels in self._batches(split):
             projection.update(h, labels)
-        return from_moments(moments, means=means, projection=projection)
+        return from_moments(moments, means=means, projection=projection, convention=self.convention)

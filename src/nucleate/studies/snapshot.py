@@ -14,6 +14,8 @@ from torch import Tensor, nn
 from nucleate.data import Dataset
 from nucleate.geometry.cells import Cells
 from nucleate.geometry.collapse import Collapse, Moments, Projection, from_moments
+from nucleate.geometry.conventions import convention_named
+from nucleate.geometry.inputs import unit_rows
 from nucleate.geometry.neighbours import Neighbours, neighbour_search
 from nucleate.machine.batches import points_at_once
 from nucleate.probes.outputs import Outputs
@@ -45,7 +47,8 @@ class Snapshot:
     To be made before the first step: the scale of the initial weights is part of what is measured.
 
     Raises:
-        ValueError: if the model has no classifier, or light measures are asked of fewer points than there are classes.
+        ValueError: if the model does not end in a classifier, for an unknown convention, or if light measures are asked
+            of fewer points than there are classes.
     """
 
     def __init__(self, model: nn.Module, data: Dataset, spec: CollapseSpec) -> None:
@@ -65,15 +68,27 @@ class Snapshot:
             split: (x, y) if len(y) <= size else (x[few := balanced(y, size, generator)], y[few])
             for split, (x, y) in self.points.items()
         }
+        self.convention, rule = convention_named(spec.measure.convention)
+        self.unit = rule.unit
         self.scales = initial_scales(model)
         self.trace = Trace(model, data.train_inputs[:EXAMPLE].to(self.device))
-        if self.trace.head() is None:
+        head = self.trace.head()
+        if head is None:
             raise ValueError("the model runs no nn.Linear that could be its classifier")
+        if len(head[0]) != data.num_classes:
+            raise ValueError(
+                f"the last nn.Linear that runs, {self.trace.classifier!r}, gives {len(head[0])} values, not one for "
+                f"each of the {data.num_classes} classes; end the network in an nn.Linear"
+            )
         chosen = spec.measure.layers
         found = self.trace.select(["input", *chosen, *ENDS[1:]], "auto") if chosen else self.trace.auto("auto")
         self.layers = [layer.name for layer in found]
         self.taps = {layer.tap: layer for layer in found if layer.name != INPUT}
-        self.inputs = InputLayer(data, self.device, self.picture, self.held_out) if INPUT in self.layers else None
+        self.inputs = (
+            InputLayer(data, self.device, self.picture, self.held_out, self.convention)
+            if INPUT in self.layers
+            else None
+        )
 
     @torch.no_grad()
     def measure(self, epoch: Epoch, *, full: bool) -> tuple[list[Record], Arrays]:
@@ -142,7 +157,7 @@ class Snapshot:
         for x, y in batches:
             features = self._features(x)
             for name, h in features.items():
-                moments.setdefault(name, Moments(classes, h.shape[1])).update(h, y)
+                moments.setdefault(name, Moments(classes, h.shape[1], unit=self.unit)).update(h, y)
             outputs.update(features["logits"].float(), y)
             if cells:
                 patterns.update([features[layer.name] for layer in hidden])
@@ -157,7 +172,12 @@ class Snapshot:
             for name in uncertain:
                 weight, bias = heads[name]
                 projections[name] = Projection(
-                    moments[name], weight=weight, bias=bias, means=judges.get(name), precise=precise
+                    moments[name],
+                    weight=weight,
+                    bias=bias,
+                    means=judges.get(name),
+                    convention=self.convention,
+                    precise=precise,
                 )
             for number, (x, y) in enumerate(batches if uncertain else []):
                 features = kept[number] if number < len(kept) else self._features(x)
@@ -176,7 +196,14 @@ class Snapshot:
             rows += _collapse(INPUT, split, self.inputs.collapse(split))
         for name, m in moments.items():
             w, b = heads[name]
-            result = from_moments(m, weight=w, bias=b, means=judges.get(name), projection=projections[name])
+            result = from_moments(
+                m,
+                weight=w,
+                bias=b,
+                means=judges.get(name),
+                projection=projections[name],
+                convention=self.convention,
+            )
             rows += _collapse(name, split, result)
             if name == "logits":
                 rows.append(("", split, "logit_ratio", result.nc1_quotient))
@@ -197,12 +224,16 @@ class Snapshot:
         z = logits.double()
         w = (weight - weight.mean(0)).double().cpu()
         h = features["penultimate"].double().cpu()
-        arrays |= etf_coordinates(h, means.double().cpu(), w)
+        arrays |= etf_coordinates(self._rows(h), means.double().cpu(), w)
         rows = torch.arange(len(labels))
         bias = z - h @ weight.double().cpu().T
         margin = (h @ w.T + bias - bias.mean(1, keepdim=True))[rows, labels] / w.norm(dim=1)[labels]
         arrays["boundary"] = margin.float().numpy()
         return arrays
+
+    def _rows(self, h: Tensor) -> Tensor:
+        """Features as the convention takes them, float64."""
+        return unit_rows(h.double()) if self.unit else h.double()
 
     def _held_out(self, means: Features) -> tuple[list[Value], Arrays]:
         """Neighbours and nearest centres on the fixed held-out points."""
@@ -220,9 +251,7 @@ class Snapshot:
 
         coarse = None if self.data.superclasses is None else self.data.coarse(labels)
         rows = neighbourhoods(features, labels, self.spec.measure.k, search, coarse)
-        nearest = [
-            torch.cdist(h.double(), means[name].to(h.device)).argmin(1) == labels for name, h in features.items()
-        ]
+        nearest = [_nearest(self._rows(h), means[name].to(h.device)) == labels for name, h in features.items()]
         arrays = {"test_correct": right, "ncc_correct": torch.stack(nearest)}
         return rows, {name: value.cpu().numpy().astype(np.uint8) for name, value in arrays.items()}
 
@@ -233,6 +262,11 @@ class Snapshot:
         index = self.held_out[: measure.robustness]
         x, y = self.data.test_inputs[index].to(self.device), self.data.test_labels[index].to(self.device)
         return attacks(self.model, x, y, measure, self.data.input_range, self.spec.seed)
+
+
+def _nearest(h: Tensor, means: Tensor) -> Tensor:
+    """Index (N,) of the nearest mean; a class without points has none, a row of nan."""
+    return torch.cdist(h, means).nan_to_num(nan=torch.inf).argmin(1)
 
 
 def _collapse(layer: str, split: str, found: Collapse) -> list[Value]:
