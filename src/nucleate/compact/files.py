@@ -163,6 +163,15 @@ def read_sparse(path: str | Path) -> Iterator[tuple[str, Tensor]]:
         raise ValueError(f"{path} is damaged: {error}") from error
 
 
+def is_sparse(path: str | Path) -> bool:
+    """Whether `save_sparse` wrote a file, of whatever version."""
+    try:
+        with safe_open(str(path), framework="pt") as file:
+            return "nucleate" in (file.metadata() or {})
+    except (SafetensorError, OSError):
+        return False
+
+
 def read_record(path: str | Path) -> dict[str, Any]:
     """The pruning record of a sparse file.
 
