@@ -60,6 +60,12 @@ def run(
     if threads is not None:
         torch.set_num_threads(threads)
     data = load(DataSpec(name=spec.data, train_size=spec.train_size, test_size=spec.test_size), data_root)
+    few = min(spec.subsample, *(len(y) for y in (data.train_labels, data.test_labels) if len(y)))
+    if spec.subsample and few <= max(spec.k, 2):
+        raise ValueError(
+            f"k = {spec.k} needs at least {max(spec.k, 2) + 1} points of each split, not {few}: lower --k or raise "
+            "--subsample; --subsample 0 measures no neighbours"
+        )
     drawn = torch.Generator().manual_seed(0)
     model = from_function(spec.model, data.input_shape, data.num_classes, drawn).to(spec.device)
     files = numbered(spec.weights)
