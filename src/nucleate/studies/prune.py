@@ -39,9 +39,10 @@ from nucleate.studies.dense import arrays
 from nucleate.studies.frontier import Kind, parse_target
 from nucleate.studies.retrain import retrain
 from nucleate.studies.setting import Setting, prepare, sources
-from nucleate.studies.target import POINTS, Towards
+from nucleate.studies.target import PARTS, Towards
 from nucleate.training.loop import loss_of
 
+UNIT = "network"
 STEPS = 8
 """Densities that a search tries: the last bracket is 1000^(1 / 2^8) wide, about 3 %."""
 LEAST = 1e-3
@@ -59,9 +60,9 @@ class Outcome:
 
 
 def size(spec: PruneRunSpec) -> int:
-    """Densities that are tried: what the progress bar counts."""
+    """Networks that are tried: what the progress bar counts."""
     if spec.target:
-        return POINTS * len(spec.methods) * len(spec.shapes)
+        return PARTS * len(spec.methods) * len(spec.shapes)
     return 1 if spec.density is not None else STEPS
 
 
