@@ -273,6 +273,10 @@ def test_bad_inputs_are_one_clear_line() -> None:
     broken.fc.weight.data[0, 0] = float("nan")
     with pytest.raises(ValueError, match=r"fc\.weight holds NaN"):
         scores(broken, "magnitude")
+    hollow = nn.Sequential(nn.Linear(1, 4), nn.Linear(4, 2))
+    hollow[0].weight = nn.Parameter(torch.empty(4, 0))
+    with pytest.raises(ValueError, match=r"0.weight has no weights, its shape is \(4, 0\)"):
+        scores(hollow, "magnitude")
     dead = copy.deepcopy(net)
     dead.bn3.weight.data.zero_()
     with pytest.raises(ValueError, match=r"every score of .* is zero: the layer is dead"):

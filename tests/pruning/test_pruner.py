@@ -14,9 +14,9 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from torch import nn
 
-from nucleate.pruning.dynamic import Movement, rigl, set_
+from nucleate.pruning.dynamic import Movement, Regrow, rigl, set_
 from nucleate.pruning.pruner import Pruner
-from nucleate.pruning.schedule import cubic, exponential, iterative, linear, one_shot
+from nucleate.pruning.schedule import Schedule, cubic, exponential, iterative, linear, one_shot
 
 
 def problem(seed: int = 0) -> tuple[nn.Sequential, torch.Tensor, torch.Tensor]:
@@ -172,9 +172,35 @@ def test_copies_pickles_and_plain_classes() -> None:
     train(model, optimizer, pruner, x, y, 2)
     for twin in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
         assert torch.equal(twin(x), model(x))
+    kept = pickle.loads(pickle.dumps(pruner))
+    assert kept.steps == 2 and all(torch.equal(kept.masks[name], mask) for name, mask in pruner.masks.items())
     plain = problem(1)[0]
     plain.load_state_dict(model.state_dict())
     assert torch.equal(plain(x), model(x))
+
+
+@pytest.mark.parametrize(
+    "schedule",
+    [
+        one_shot(0.3, at=4),
+        *(make(0.3, rounds=3, every=2) for make in (iterative, exponential, linear, cubic)),
+    ],
+)
+def test_schedules_can_be_pickled(schedule: Schedule) -> None:
+    kept = pickle.loads(pickle.dumps(schedule))
+    assert [kept(t) for t in range(10)] == [schedule(t) for t in range(10)]
+
+
+@pytest.mark.parametrize("grow", [None, "gradient"])
+def test_weights_that_are_put_in_the_place_of_others_are_masked_too(grow: Any) -> None:
+    model, x, y = problem()
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    regrow = None if grow is None else Regrow(grow, stop=20, every=2)
+    pruner = Pruner(model, optimizer, "magnitude", 0.3, regrow=regrow)
+    model.load_state_dict({name: torch.randn_like(w) for name, w in model.state_dict().items()}, assign=True)
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    train(model, optimizer, pruner, x, y, 4)
+    assert exact(model, pruner)
 
 
 def test_compiled_models_train_and_prune_under_the_names_of_the_model_inside() -> None:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
+
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
 from nucleate.pruning.densities import erk, layer_counts, owl, round_half_up, share_out
 from nucleate.pruning.layout import Layout
+from nucleate.pruning.prune import prune
 from nucleate.pruning.scores import Scores, scores
 from nucleate.pruning.select import select
 
@@ -127,6 +131,12 @@ def test_rounds_only_ever_shrink() -> None:
     assert masks is not None
     with pytest.raises(ValueError, match="earlier rounds left 90"):
         select(scores(model, "magnitude", masks=masks), 0.5)
+
+
+def test_numbers_of_numpy_are_densities() -> None:
+    done = prune(net(), "magnitude", np.float32(0.5))
+    assert done.masks.density == 0.5
+    assert json.loads(json.dumps(done.record))["density"] == 0.5
 
 
 @pytest.mark.parametrize("density", [0, -0.1, 1.5, float("nan"), True, "0.5"])

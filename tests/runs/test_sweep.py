@@ -138,6 +138,15 @@ def test_the_error_of_a_cell_is_the_error_of_the_sweep(executor: str) -> None:
         run_cells(fail, [1, 2], sizes=[1, 1], jobs=2, executor=executor, progress=False)  # type: ignore[arg-type]
 
 
+def test_the_bar_counts_in_its_unit_and_goes_when_a_cell_fails(capsys: pytest.CaptureFixture[str]) -> None:
+    run_cells(lambda cell, tick: tick(1), [1], sizes=[1], unit="network")
+    assert "1/1" in capsys.readouterr().err.splitlines()[-1]
+    with pytest.raises(ValueError, match="cannot be"):
+        run_cells(fail, [1], sizes=[1], unit="network")
+    shown = capsys.readouterr().err
+    assert "?network/s" in shown and not shown.splitlines()[-1].strip()
+
+
 def test_workers_that_always_die_end_the_sweep(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("nucleate.runs.sweep.DEATHS", 2)
     assert DEATHS > 2

@@ -173,7 +173,10 @@ def test_a_function_that_asks_for_shape_and_classes_gets_them(name: str, here: P
         (["--model", "probed_nets:net", "--pool", "max"], "pool"),
         (["--model", "probed_nets:net", "--classifier", "body.0"], "has no weight"),
         (["--model", "probed_nets:net", "--data", "nowhere"], "nowhere"),
+        (["--model", "probed_nets:net", "--device", "cuda:99"], "device is 'cuda:99', but this computer has cpu"),
         (["--model", "probed_nets:net", "--k", "0"], "k must be at least 1"),
+        (["--model", "probed_nets:net", "--k", "100000"], "at least 100001 points of each split, not 80: lower --k"),
+        (["--model", "probed_nets:net", "--subsample", "1"], "at least 6 points of each split, not 1"),
         (["--model", "probed_nets:net", "--batch-size", "0"], "batch_size must be at least 1"),
         (["--model", "probed_nets:net", "--convention", "papyan"], "papyan"),
     ],
@@ -191,7 +194,7 @@ def test_a_mistake_is_one_line_and_exit_code_2(
     (here / "cut.safetensors").write_bytes((here / "whole.safetensors").read_bytes()[:-100])
     (here / "cut.pt").write_bytes((here / "w.pt").read_bytes()[:200])
     capsys.readouterr()
-    assert main(["probe", *args, *DATA]) == 2
+    assert main(["probe", *DATA, *args]) == 2
     out = capsys.readouterr()
     lines = [line for line in out.err.splitlines() if line.startswith("nucleate: ")]
     assert len(lines) == 1 and words in lines[0], out.err

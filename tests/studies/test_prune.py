@@ -32,6 +32,18 @@ class Net(nn.Module):
 def make(input_shape, num_classes):
     return Net()
 
+def simple():
+    return Net()
+
+def raises(*args):
+    raise KeyError("my own bug")
+
+def nothing(*args):
+    return None
+
+def lists(given):
+    return {name: [1.0] for name in given.weights}
+
 def halves(outputs, labels):
     return float((outputs.argmax(1) == labels).double().mean()) / 2
 """
@@ -146,6 +158,8 @@ def test_the_report_shows_the_layers(trained: tuple[Path, DenseSpec], tmp_path: 
     [
         (["--density", "0.1"], "name the trained weights"),
         (["--weights", "absent.safetensors", "--density", "0.1"], "absent.safetensors"),
+        (["--weights", "text.pt", "--density", "0.1"], "text.pt is damaged or no file of weights"),
+        (["--weights", "w.safetensors", "--density", "0.1", "--train.device", "cuda:99"], "this computer has cpu"),
         (["--weights", "w.safetensors"], "give either --density"),
         (["--weights", "w.safetensors", "--density", "0"], "density"),
         (["--weights", "w.safetensors", "--density", "0.1", "--method", "magnitute"], "did you mean magnitude"),
@@ -163,7 +177,38 @@ def test_a_mistake_is_one_line(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "w.safetensors").write_bytes(trained[0].read_bytes())
+    (tmp_path / "text.pt").write_text("hello\n")
     assert main(["prune", "--model.width", "32", "--model.depth", "2", *args]) == 2
+    out, shown = capsys.readouterr()
+    assert shown.startswith("nucleate: ") and words in shown and "Traceback" not in shown
+    assert not out and not list(tmp_path.rglob("records.jsonl"))
+
+
+@pytest.mark.parametrize(
+    ("args", "words"),
+    [
+        (["--method", "own:raises"], "own:raises failed: KeyError: 'my own bug'"),
+        (["--method", "own:nothing"], "nothing must give a tensor for each prunable parameter, not a NoneType"),
+        (["--method", "own:lists"], "lists scores first.weight with a list, not a tensor"),
+        (["--metric", "own:raises"], "own:raises failed: KeyError: 'my own bug'"),
+        (["--metric", "own:nothing"], "own:nothing must give a number, not a NoneType"),
+    ],
+)
+def test_a_mistake_in_ones_own_function_is_one_line(
+    args: list[str], words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "own.py").write_text(OWN)
+    monkeypatch.delitem(sys.modules, "own", raising=False)
+    assert main(["prune", "--model", "own:simple", "--weights", own_weights(tmp_path), "--density", "0.1", *args]) == 2
     shown = capsys.readouterr().err
-    assert words in shown and "Traceback" not in shown
-    assert not list(tmp_path.rglob("records.jsonl"))
+    (line,) = [line for line in shown.splitlines() if line.startswith("nucleate: ")]
+    assert words in line and "Traceback" not in shown
+
+
+def own_weights(folder: Path) -> str:
+    """Weights of a new network of OWN's."""
+    from nucleate.functions import find_function
+
+    torch.save(find_function("own:simple")().state_dict(), folder / "own.pt")
+    return str(folder / "own.pt")

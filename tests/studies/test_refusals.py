@@ -14,19 +14,20 @@ from nucleate.runs import sweep
 NOISE = ["--data.label-noise", "1.5"], "1.5"
 SAMPLES = ["--data.train-size", "99999"], "train_size"
 WIDTH = ["--model.width", "0"], "width"
+DEVICE = ["--train.device", "cuda:99"], "train.device is 'cuda:99', but this computer has cpu"
 WIDTHS = ["--widths", "0"], "widths"
 NONSENSE: dict[str, list[tuple[list[str], str]]] = {
-    "descent digits-features": [NOISE, SAMPLES, WIDTHS, (["--noises", "0.1", "1.5"], "1.5")],
-    "descent digits-mlp": [NOISE, SAMPLES, WIDTHS, (["--samples", "99999"], "")],
+    "descent digits-features": [DEVICE, NOISE, SAMPLES, WIDTHS, (["--noises", "0.1", "1.5"], "1.5")],
+    "descent digits-mlp": [DEVICE, NOISE, SAMPLES, WIDTHS, (["--samples", "99999"], "")],
     "memorise digits": [NOISE, SAMPLES, WIDTHS, (["--noises", "1.5"], "1.5")],
     "lazy digits-quick": [NOISE, SAMPLES, WIDTHS, (["--noises", "1.5"], "1.5")],
     "bias edge": [NOISE, SAMPLES, (["--width", "0"], "width")],
-    "collapse digits-mlp": [NOISE, SAMPLES, WIDTH],
-    "compare digits-mlp --jobs 1": [NOISE, SAMPLES, WIDTH],
-    "tickets digits-lenet": [NOISE, SAMPLES, WIDTH],
-    "capacity digits-lenet": [NOISE, SAMPLES, WIDTH],
-    "connectivity digits-lenet": [NOISE, SAMPLES, WIDTH],
-    "supermask digits-mlp": [NOISE, SAMPLES, (["--widths", "0"], "width")],
+    "collapse digits-mlp": [DEVICE, NOISE, SAMPLES, WIDTH],
+    "compare digits-mlp --jobs 1": [DEVICE, NOISE, SAMPLES, WIDTH],
+    "tickets digits-lenet": [DEVICE, NOISE, SAMPLES, WIDTH],
+    "capacity digits-lenet": [DEVICE, NOISE, SAMPLES, WIDTH],
+    "connectivity digits-lenet": [DEVICE, NOISE, SAMPLES, WIDTH],
+    "supermask digits-mlp": [DEVICE, NOISE, SAMPLES, (["--widths", "0"], "width")],
 }
 CASES = [(command, *case) for command, cases in NONSENSE.items() for case in cases]
 

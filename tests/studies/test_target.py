@@ -72,7 +72,11 @@ def numbers(run: Run) -> list[dict[str, float]]:
 
 
 def test_a_size_is_that_of_the_file(trained: tuple[Path, DenseSpec], tmp_path: Path) -> None:
-    done = prune.run(asked(trained, target="size=6kB"), root=tmp_path)
+    ticks: list[int] = []
+    spec = asked(trained, target="size=6kB")
+    done = prune.run(spec, root=tmp_path, tick=ticks.append)
+    assert sum(ticks) == prune.size(spec)
+    assert ticks[:4] == [1] * 4, "the bar moves while a candidate is searched"
     file = done.path / "sparse.safetensors"
     weights = load_file(done.path / "tensors" / "weights.safetensors")
     assert all(torch.equal(v, weights[k]) for k, v in load_sparse(file).items())

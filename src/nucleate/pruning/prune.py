@@ -106,7 +106,7 @@ def decided(
     allow_empty: bool,
 ) -> Pruning:
     """`prune`, with a say for others before masks are applied: processes must agree while all weights are there."""
-    check_density(density)
+    density = check_density(density)
     # Patterns and given densities leave nothing to approach in steps.
     stepwise = isinstance(scope, str) and ":" not in shape.removeprefix("block:")
     usual = ROUNDS.get(method, 1) if isinstance(method, str) and stepwise else 1

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from nucleate.probes.tap import unwrap
 from nucleate.pruning.coverage import Coverage, Extra, coverage, parameters
 from nucleate.pruning.criteria.given import Batches, Loss
 from nucleate.pruning.densities import round_half_up
@@ -101,12 +102,10 @@ class Pruner:
             "rounds": None,
             "allow_empty": allow_empty,
         }
-        own = dict(parameters(model))
-        self._weights = {name: own[name] for name in self.coverage.layouts}
         self._dense_gradients: dict[str, Tensor] = {}
         self.masks = Masks.dense(self._weights) if masks is None else Masks(masks)
         """What is left."""
-        self._held: list[tuple[nn.Parameter, Tensor]] = []
+        self._held: list[tuple[nn.Module, str, Tensor]] = []
         self._kept = self.masks.kept
         self._density: float | None = None
         if masks is not None:
@@ -120,7 +119,7 @@ class Pruner:
         if self.regrow is not None and self.regrow.due(self.steps):
             self._exchange(self.regrow)
         self._prune_to(self.schedule(self.steps))
-        for w, mask in self._held:
+        for w, mask in self._masked():
             w.mul_(mask)
 
     @torch.no_grad()
@@ -131,7 +130,7 @@ class Pruner:
         """
         if self.regrow is not None and self.regrow.grow == "gradient" and self.regrow.due(self.steps + 1):
             self._dense_gradients = {n: w.grad.clone() for n, w in self._weights.items() if w.grad is not None}
-        for w, mask in self._held:
+        for w, mask in self._masked():
             if w.grad is not None:
                 w.grad.mul_(mask)
 
@@ -186,7 +185,7 @@ class Pruner:
             if missing:
                 raise ValueError(f"growing by gradient needs that of {missing[0]}: call step() before zero_grad()")
         self._dense_gradients = {}
-        for w, mask in self._held:
+        for w, mask in self._masked():
             w.mul_(mask)
         new = regrown(self.masks, self._weights, growth, regrow.share(self.steps))
         if self.optimizer is not None:
@@ -199,8 +198,21 @@ class Pruner:
         found = masks.find(self.model)
         self.masks = masks
         self._kept = masks.kept
+        self._held = []
         # In the weight's own type the product takes half the time that it takes in uint8.
-        self._held = [(w, masks[name].to(w.device, w.dtype)) for name, w in found.items()]
+        root = unwrap(self.model)
+        for name, w in found.items():
+            module, _, own = name.rpartition(".")
+            self._held.append((root.get_submodule(module), own, masks[name].to(w.device, w.dtype)))
+
+    def _masked(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """Each weight and its mask. Weights are looked up anew: `load_state_dict(..., assign=True)` puts in others."""
+        return ((getattr(module, own), mask) for module, own, mask in self._held)
+
+    @property
+    def _weights(self) -> dict[str, nn.Parameter]:
+        own = dict(parameters(self.model))
+        return {name: own[name] for name in self.coverage.layouts}
 
 
 def _of_rank_zero(model: nn.Module, masks: Masks) -> Masks:

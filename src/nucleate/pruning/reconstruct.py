@@ -123,7 +123,7 @@ def sparsegpt(
     >>> sparsegpt(w, torch.eye(4), 0.5).weight.tolist()  # nothing to repair with: magnitude
     [[3.0, 0.0, -2.0, 0.0]]
     """
-    check_density(density)
+    density = check_density(density)
     rows, columns = weight.shape
     if hessian.shape != (columns, columns) or not finite(hessian):
         raise ValueError(f"the Hessian must be finite and ({columns}, {columns}), not {tuple(hessian.shape)}")
@@ -186,7 +186,7 @@ def reconstruct(
     Raises:
         ValueError: as `sparsegpt` and `coverage`, or for a layer that is not run on the data.
     """
-    check_density(density)
+    density = check_density(density)
     root = unwrap(model)
     covered = coverage(model, layers=layers, include=include)
     own = dict(parameters(model))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
+from functools import partial
 
 from nucleate.pruning.select import check_density
 
@@ -16,8 +18,8 @@ def one_shot(density: float, *, at: int = 0) -> Schedule:
     >>> [one_shot(0.1, at=2)(step) for step in (0, 1, 2, 3)]
     [1.0, 1.0, 0.1, 0.1]
     """
-    check_density(density)
-    return lambda step: density if step >= at else 1.0
+    density = check_density(density)
+    return partial(_one_shot, density, at)
 
 
 def iterative(kept: float, *, rounds: int, every: int, start: int = 0) -> Schedule:
@@ -29,9 +31,9 @@ def iterative(kept: float, *, rounds: int, every: int, start: int = 0) -> Schedu
     >>> [ladder(step) for step in (0, 9, 10, 50)]
     [0.5, 0.5, 0.25, 0.25]
     """
-    check_density(kept)
+    kept = check_density(kept)
     _check(rounds, every)
-    return lambda step: kept ** min(rounds, _round(step, start, every))
+    return partial(_iterative, kept, rounds, start, every)
 
 
 def exponential(density: float, *, rounds: int, every: int, start: int = 0) -> Schedule:
@@ -41,9 +43,9 @@ def exponential(density: float, *, rounds: int, every: int, start: int = 0) -> S
     >>> [round(schedule(step), 3) for step in (0, 5)]
     [0.1, 0.01]
     """
-    check_density(density)
+    density = check_density(density)
     _check(rounds, every)
-    return lambda step: density ** (min(rounds, _round(step, start, every)) / rounds)
+    return partial(_exponential, density, rounds, start, every)
 
 
 def linear(density: float, *, rounds: int, every: int, start: int = 0) -> Schedule:
@@ -52,9 +54,9 @@ def linear(density: float, *, rounds: int, every: int, start: int = 0) -> Schedu
     >>> [round(linear(0.4, rounds=2, every=5)(step), 3) for step in (0, 5)]
     [0.7, 0.4]
     """
-    check_density(density)
+    density = check_density(density)
     _check(rounds, every)
-    return lambda step: 1 - (1 - density) * min(rounds, _round(step, start, every)) / rounds
+    return partial(_linear, density, rounds, start, every)
 
 
 def cubic(density: float, *, rounds: int, every: int, start: int = 0) -> Schedule:
@@ -66,14 +68,33 @@ def cubic(density: float, *, rounds: int, every: int, start: int = 0) -> Schedul
     >>> [round(ramp(step), 4) for step in (0, 10, 20, 30)]
     [1.0, 0.2125, 0.1, 0.1]
     """
-    check_density(density)
+    density = check_density(density)
     _check(rounds, every)
+    return partial(_cubic, density, rounds, start, every)
 
-    def at(step: int) -> float:
-        k = min(rounds, max(0, _round(step, start, every) - 1))
-        return density + (1 - density) * (1 - k / rounds) ** 3
 
-    return at
+# Functions of the module and not of the call, so that a schedule can be pickled.
+
+
+def _one_shot(density: float, at: int, step: int) -> float:
+    return density if step >= at else 1.0
+
+
+def _iterative(kept: float, rounds: int, start: int, every: int, step: int) -> float:
+    return math.pow(kept, min(rounds, _round(step, start, every)))
+
+
+def _exponential(density: float, rounds: int, start: int, every: int, step: int) -> float:
+    return math.pow(density, min(rounds, _round(step, start, every)) / rounds)
+
+
+def _linear(density: float, rounds: int, start: int, every: int, step: int) -> float:
+    return 1 - (1 - density) * min(rounds, _round(step, start, every)) / rounds
+
+
+def _cubic(density: float, rounds: int, start: int, every: int, step: int) -> float:
+    k = min(rounds, max(0, _round(step, start, every) - 1))
+    return density + (1 - density) * (1 - k / rounds) ** 3
 
 
 def _round(step: int, start: int, every: int) -> int:

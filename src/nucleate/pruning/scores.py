@@ -236,16 +236,22 @@ def untouched(model: nn.Module, *, weights: bool = False) -> Iterator[None]:
 
 def _check(raw: Mapping[str, Tensor], given: Given, method: str) -> None:
     """Refuse all but one finite tensor a prunable parameter, in its shape or one value an output."""
+    if not isinstance(raw, Mapping):
+        raise ValueError(f"{method} must give a tensor for each prunable parameter, not a {type(raw).__name__}")
     unknown = [n for n in raw if n not in given.weights]
     if unknown or not raw:
         what = f"scores {unknown[0]!r}, which is not prunable" if unknown else "scores nothing"
         raise ValueError(f"{method} {what}; prunable: {', '.join(list(given.weights)[:5])}")
     for n, s in raw.items():
         layout = given.layouts[n]
+        if not isinstance(s, Tensor):
+            raise ValueError(f"{method} scores {n} with a {type(s).__name__}, not a tensor")
         s = s.detach()
         if s.shape not in (given.weights[n].shape, (layout.outputs,)):
             raise ValueError(f"{method} scores {n} with shape {tuple(s.shape)}, not {layout.shape}")
         live = given.masks.get(n) if given.masks is not None and s.shape == layout.shape else None
+        if not s.numel():
+            raise ValueError(f"{n} has no weights, its shape is {layout.shape}: leave its layer out")
         low, high = extremes(s if live is None or not bool(live.any()) else s * live)
         if not (math.isfinite(low) and math.isfinite(high)):
             raise ValueError(f"{method}: the score of {n} holds NaN or infinity")

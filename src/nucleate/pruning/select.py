@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping
+from numbers import Real
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -48,7 +50,7 @@ def select(
     >>> select({"a": torch.tensor([3.0, 1.0]), "b": torch.tensor([2.0, 2.0])}, 0.5)
     {'a': tensor([1, 0], dtype=torch.uint8), 'b': tensor([1, 0], dtype=torch.uint8)}
     """
-    check_density(density)
+    density = check_density(density)
     if not scores:
         raise ValueError("there are no scores to select by")
     earlier = masks if masks is not None else getattr(scores, "masks", None)
@@ -69,10 +71,15 @@ def select(
     return found
 
 
-def check_density(density: float) -> None:
-    """Refuse what is no kept share."""
-    if isinstance(density, bool) or not isinstance(density, int | float) or not 0 < density <= 1:
+def check_density(density: Any) -> float:
+    """The kept share as a float.
+
+    Raises:
+        ValueError: for what is none.
+    """
+    if isinstance(density, bool) or not isinstance(density, Real) or not 0 < float(density) <= 1:
         raise ValueError(f"density is the kept share of the weights, in (0, 1], not {density!r}")
+    return float(density)
 
 
 def _single(

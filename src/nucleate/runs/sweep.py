@@ -42,6 +42,7 @@ def run_cells(
     jobs: int = 1,
     executor: Executor | None = None,
     label: str = "",
+    unit: str = "epoch",
     progress: bool = True,
 ) -> list[Result]:
     """`[work(cell, tick) for cell in cells]`, `jobs` at a time; `tick(n)` moves the bar by n of a cell's size.
@@ -51,6 +52,7 @@ def run_cells(
 
     Args:
         executor: serial, processes or ray; serial for one job or one cell if none is named.
+        label, unit: what the bar is called and what it counts; of a sweep that fails no bar is left.
 
     Raises:
         ValueError: for fewer than one job, an executor that is not installed, or workers that die again and again. The
@@ -63,7 +65,7 @@ def run_cells(
         raise ValueError(f"executor must be one of {', '.join(EXECUTORS)}, not {name!r}")
     results: dict[int, Any] = {}
     pending, deaths = list(range(len(cells))), 0
-    with tqdm(total=sum(sizes), desc=label, disable=not progress, smoothing=0.05, unit="epoch") as bar:
+    with tqdm(total=sum(sizes), desc=label, disable=not progress, smoothing=0.05, unit=unit, leave=False) as bar:
         moved = [0] * len(cells)
 
         def tick(index: int, n: int) -> None:
@@ -95,6 +97,7 @@ def run_cells(
             pending = again[1:] + again[:1]
             if pending and not died:
                 time.sleep(WAIT_SECONDS)
+        bar.leave = True
     return [results[i] for i in range(len(cells))]
 
 

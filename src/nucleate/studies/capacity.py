@@ -36,6 +36,8 @@ KINDS = ("random", "mask")
 KEPT = 0.8
 """Share that a round of a parent's ladder leaves, about."""
 
+UNIT = "training"
+
 
 def size(spec: CapacitySpec) -> int:
     """Trainings: what the progress bar counts."""

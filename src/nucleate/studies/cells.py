@@ -31,7 +31,8 @@ STUDIES: dict[str, str] = {
     "supermask": "nucleate.studies.supermask",
     "prune_stability": "nucleate.studies.prune_stability",
 }
-"""A spec's `study` -> module with `run(spec, *, root, data_root, threads, tick) -> Run` and `size(spec) -> int`.
+"""A spec's `study` -> module with `run(spec, *, root, data_root, threads, tick) -> Run` and `size(spec) -> int`; its
+`UNIT` is what the size counts, where that is not epochs.
 
 `run` returns a finished run as it is, resumes a stopped one, and calls `tick(n)` as n of the spec's size are done.
 """
@@ -76,7 +77,14 @@ def run_specs(
     with parallel.joined():
         shown = progress and parallel.rank() == 0
         paths = run_cells(
-            _work, cells, sizes=sizes, jobs=jobs, executor=executor, label=label or specs[0].recipe, progress=shown
+            _work,
+            cells,
+            sizes=sizes,
+            jobs=jobs,
+            executor=executor,
+            label=label or specs[0].recipe,
+            unit=getattr(_study(specs[0]), "UNIT", "epoch"),
+            progress=shown,
         )
     return [Run(path) for path in paths]
 

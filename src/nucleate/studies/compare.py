@@ -50,6 +50,8 @@ SCORE_BATCH = 64
 PICTURED = 0.1
 """What is left is drawn at the largest density that is not above this, or at the last one."""
 
+UNIT = "level"
+
 
 def size(spec: CompareSpec) -> int:
     """Levels, the dense network included: what the progress bar counts."""

@@ -39,9 +39,10 @@ from nucleate.studies.dense import arrays
 from nucleate.studies.frontier import Kind, parse_target
 from nucleate.studies.retrain import retrain
 from nucleate.studies.setting import Setting, prepare, sources
-from nucleate.studies.target import POINTS, Towards
+from nucleate.studies.target import PARTS, Towards
 from nucleate.training.loop import loss_of
 
+UNIT = "network"
 STEPS = 8
 """Densities that a search tries: the last bracket is 1000^(1 / 2^8) wide, about 3 %."""
 LEAST = 1e-3
@@ -59,9 +60,9 @@ class Outcome:
 
 
 def size(spec: PruneRunSpec) -> int:
-    """Densities that are tried: what the progress bar counts."""
+    """Networks that are tried: what the progress bar counts."""
     if spec.target:
-        return POINTS * len(spec.methods) * len(spec.shapes)
+        return PARTS * len(spec.methods) * len(spec.shapes)
     return 1 if spec.density is not None else STEPS
 
 
@@ -86,10 +87,7 @@ def run(
             gentlest density tried exceeds.
     """
     check(spec)
-    setting = prepare(spec, data_root, threads)
-    if spec.weights:
-        load_weights(setting.model, spec.weights)
-    early = _early(setting.model, spec.early) if spec.early else None
+    setting, early = _loaded(spec, data_root, threads)
     coverage(setting.model, layers=spec.prune.layers or None)
     content = setting.content | {
         "weights": _digests(spec),
@@ -150,17 +148,26 @@ def measure(name: str) -> Callable[[Tensor, Tensor], float]:
         return lambda outputs, labels: float((outputs.argmax(-1) == labels).double().mean())
     if name == "loss":
         return lambda outputs, labels: float(F.cross_entropy(outputs.flatten(0, -2), labels.flatten()))
-    return find_function(name)
+    function = find_function(name)
+
+    def number(outputs: Tensor, labels: Tensor) -> float:
+        value = function(outputs, labels)
+        try:
+            return float(value)
+        except (TypeError, ValueError, RuntimeError):
+            raise ValueError(f"{name} must give a number, not a {type(value).__name__}") from None
+
+    return number
 
 
 def covered(spec: PruneRunSpec, data_root: Path | None = None) -> str:
     """What of the spec's model is prunable and what not, with the reasons, as text.
 
     Raises:
-        ValueError: for data, a model or layers that cannot be used.
+        ValueError: for data, a model, weights or layers that cannot be used.
     """
-    model = prepare(spec, data_root, None).model
-    return str(coverage(model, layers=spec.prune.layers or None))
+    setting, _ = _loaded(spec, data_root, None)
+    return str(coverage(setting.model, layers=spec.prune.layers or None))
 
 
 class Search:
@@ -291,7 +298,7 @@ class Search:
         with evaluating(self.model), tuned(self.tuning):
             parts = inputs.split(points_at_once(self.model, labels))
             outputs = torch.cat([self.model(x.to(self.spec.train.device)).float().cpu() for x in parts])
-        return float(self.metric(outputs, labels))
+        return self.metric(outputs, labels)
 
     def _walked(self) -> dict[float, float]:
         self.writer.restore()
@@ -330,6 +337,16 @@ class Search:
             spec = replace(spec, prune=replace(found, scope="per layer, below"))
         card = card_text(spec, self.data, self.model, masks, dense, after, cost["macs"], reached)
         write_atomic(self.writer.path / "card.md", card.encode())
+
+
+def _loaded(
+    spec: PruneRunSpec, data_root: Path | None, threads: int | None
+) -> tuple[Setting, dict[str, Tensor] | None]:
+    """Data and network with the spec's weights, and the early weights to go back to."""
+    setting = prepare(spec, data_root, threads)
+    if spec.weights:
+        load_weights(setting.model, spec.weights)
+    return setting, _early(setting.model, spec.early) if spec.early else None
 
 
 def _early(model: nn.Module, path: str) -> dict[str, Tensor]:

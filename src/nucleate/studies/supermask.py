@@ -28,6 +28,8 @@ from nucleate.training.loop import batches, learning_rate, loss_of
 PATHS_PER_BLOCK = 4096
 """Target weights whose subset sums are searched at a time."""
 
+UNIT = "training"
+
 
 def size(spec: SupermaskSpec) -> int:
     """Trainings: what the progress bar counts."""

@@ -24,8 +24,9 @@ from nucleate.studies.timing import seconds, timed
 if TYPE_CHECKING:
     from nucleate.studies.prune import Outcome, Search
 
-POINTS = 6
-"""Networks that a candidate's bisection tries, about: what the progress bar counts."""
+PARTS = 8
+"""What the progress bar counts of a candidate: the costs of its layers, their losses, and about six networks that
+bisection tries."""
 FLOOR = 1e-3
 """Loss in nats that counts as none when steps of layers are weighed against each other."""
 
@@ -54,8 +55,7 @@ class Towards:
         met: list[tuple[float, str, str, int]] = []
         for method in self.spec.methods:
             for shape in self.spec.shapes:
-                step = self._bisect(method, shape)
-                tick(POINTS)
+                step = self._bisect(method, shape, tick)
                 # The dense network itself loses nothing: that is no answer to a target of loss.
                 if step is None or (step == 0 and self.target.kind == "loss"):
                     continue
@@ -74,17 +74,25 @@ class Towards:
         self.reached = self.walked[method, shape, step]
         return self._at(method, shape, step)
 
-    def _bisect(self, method: str, shape: str) -> int | None:
+    def _bisect(self, method: str, shape: str, tick: Tick) -> int | None:
         key = f"{method} {shape}"
+        left = iter([1] * PARTS)
         if key not in self.paths:
-            self.paths[key] = path(self._costs(shape), self._losses(method, shape), floor=FLOOR)
+            costs = self._costs(shape)
+            tick(next(left))
+            self.paths[key] = path(costs, self._losses(method, shape), floor=FLOOR)
+            tick(next(left))
             self.writer.checkpoint(json.dumps(self.paths).encode())
         steps = len(self.paths[key])
 
         def holds(step: int) -> bool:
-            return self.target.met(self._reach(method, shape, step))
+            reached = self._reach(method, shape, step)
+            tick(next(left, 0))
+            return self.target.met(reached)
 
-        return last_that(holds, steps) if self.target.kind == "loss" else first_that(holds, steps)
+        found = last_that(holds, steps) if self.target.kind == "loss" else first_that(holds, steps)
+        tick(sum(left))
+        return found
 
     def _at(self, method: str, shape: str, step: int) -> Outcome:
         shares = self.paths[f"{method} {shape}"][step]

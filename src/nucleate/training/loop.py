@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from nucleate.machine.devices import check_device
 from nucleate.machine.tuning import Tuning, tuned
 from nucleate.pruning.masks import Masks
 from nucleate.spec import TrainSpec
@@ -213,8 +214,7 @@ def check(spec: TrainSpec) -> None:
         raise ValueError("train.weight_decay must be at least 0 and train.momentum in [0, 1)")
     if spec.sparse and spec.device != "cpu":
         raise ValueError(f"train.sparse trains on the CPU, not on {spec.device}: on a GPU shrink the network instead")
-    if spec.device.startswith("cuda") and not torch.cuda.is_available():
-        raise ValueError(f"train.device is {spec.device!r}, but this computer has no usable CUDA device; use cpu")
+    check_device(spec.device, "train.device")
 
 
 def learning_rate(spec: TrainSpec, epoch: int) -> float:
