@@ -131,9 +131,8 @@ def test_every_candidate_is_the_same_function(name: str, engine: str, monkeypatc
         fast = accelerate(net, x, masks=masks)
         assert fast.report.difference <= 1e-5 and str(fast.report)
         seen.add(fast.report.chosen)
-        if fast is net:
-            assert fast.report.chosen == "as it was" and "nothing is faster" in str(fast.report)
-            continue
+        assert not fast.training and not hasattr(net, "report")
+        assert (fast.report.chosen == "as it was") == ("nothing is faster" in str(fast.report))
         with torch.no_grad():
             for batch in (x, x[:2]):
                 assert torch.allclose(fast(batch), expected(batch), atol=1e-5)
@@ -178,6 +177,122 @@ def test_gradients_of_the_input_flow_through_the_dense_form() -> None:
     net(twin).sum().backward()
     assert leaf.grad is not None and twin.grad is not None
     assert torch.allclose(leaf.grad, twin.grad)
+
+
+class Heads(nn.Module):
+    """One layer for two inputs, each with a normalisation of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.c, self.b = nn.Linear(8, 8), nn.ModuleList([nn.BatchNorm1d(8), nn.BatchNorm1d(8)])
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.b[0](self.c(x)) + self.b[1](self.c(2 * x))  # type: ignore[no-any-return]
+
+
+class InPlace(nn.Module):
+    """Sums in place, before and after which the tensor is read."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.c = nn.Linear(8, 8), nn.Linear(8, 8), nn.Linear(8, 8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.a(x)
+        early = self.c(h)
+        skip = h
+        h += self.b(x)
+        h.add_(early)
+        return self.c(h) + skip  # type: ignore[no-any-return]
+
+
+class View(InPlace):
+    """A sum in place in a view, of which the whole is read."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.a(x)
+        h.view(-1, 8).add_(1.0)
+        return self.c(h)  # type: ignore[no-any-return]
+
+
+class TwoReaders(nn.Module):
+    """An image that is flattened for a GELU and read once more."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.g, self.p = nn.Conv2d(3, 4, 1), nn.GELU(), nn.AdaptiveAvgPool2d(1)
+        self.f, self.h = nn.Linear(256, 5), nn.Linear(4, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.a(x)
+        f = self.f(self.g(torch.flatten(h, 1)))
+        return f + self.h(torch.flatten(self.p(h), 1))  # type: ignore[no-any-return]
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("kind", [Heads, InPlace, View, TwoReaders])
+def test_no_form_changes_what_code_reads_twice(kind: type[nn.Module]) -> None:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        net = kind()
+        x = torch.randn(4, *((3, 8, 8) if kind is TwoReaders else (8,)))
+        for _ in range(3):
+            net(3 * x + 1)
+    net.eval()
+    for form in ("dense", "plan") if native.available() and kind in (InPlace, TwoReaders) else ("dense",):
+        fast = accelerate(net, x, choice=Choice(form=form))
+        assert torch.allclose(fast(x), net(x), atol=1e-5)
+    if kind is View:
+        with pytest.raises(ValueError, match="overwrites memory that is read again"):
+            folded(net)
+
+
+def test_layers_with_hooks_stay() -> None:
+    net, x = nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 3)), torch.randn(4, 8)
+    net[0].register_forward_hook(lambda module, args, out: out + 1)
+    assert torch.allclose(accelerate(net, x, choice=Choice(form="dense"))(x), net(x))
+    if native.available():
+        for form in ("plan", "sparse"):
+            with pytest.raises(ValueError, match="has forward hooks"):
+                accelerate(net, x, choice=Choice(form=form, layers={"0": "single"}))
+    own = nn.Sequential(nn.Linear(8, 8))
+    own.register_forward_hook(lambda module, args, out: out + 1)
+    assert torch.allclose(accelerate(own, x, choice=Choice(form="dense"))(x), own(x))
+
+
+def test_forms_with_other_outputs_are_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
+    net, x = nn.Sequential(nn.Linear(8, 4), nn.BatchNorm1d(4)), torch.randn(3, 8)
+
+    def wrong(model: nn.Module) -> nn.Module:
+        out = folded(model)
+        out.get_submodule("0").bias.add_(1.0)
+        return out
+
+    monkeypatch.setattr(choose, "folded", wrong)
+    assert list(accelerate(net, x).report.seconds) == ["as it was"]
+    with pytest.raises(ValueError, match="changes the outputs of Sequential"):
+        accelerate(net, x, choice=Choice(form="dense"))
+
+
+def test_the_model_as_it_was_is_a_masked_copy_in_eval_mode(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Reporting(nn.Module):
+        """Has a part of the report's name."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.report, self.drop = nn.Linear(8, 4), nn.Dropout(0.5)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.drop(self.report(x))  # type: ignore[no-any-return]
+
+    net, x, mask = Reporting(), torch.randn(3, 8), torch.zeros(4, 8)
+    monkeypatch.setattr(choose, "measure", lambda calls: {name: float(i) for i, name in enumerate(calls)})
+    fast = accelerate(net, x, masks={"report.weight": mask})
+    assert fast.report is not None and fast.report.chosen == "as it was"
+    again = accelerate(net, x, masks={"report.weight": mask}, choice=fast.report.choice)
+    for model in (fast, again):
+        assert torch.allclose(model(x), net.report.bias.expand(3, 4))
+    assert net.training and isinstance(net.report, nn.Linear)
 
 
 def test_another_dtype_of_the_same_shape_runs_dense() -> None:

@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import copy
+from collections import Counter
 from collections.abc import Mapping
 
 import torch
 from torch import Tensor, fx, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
 
+from nucleate.compact.inplace import Tracer
+from nucleate.compact.layers import is_hooked
+
 
 def folded(model: nn.Module) -> fx.GraphModule:
     """A copy of the model in eval mode as a graph, every batch normalisation folded into the layer before it.
 
+    A layer that runs twice, or whose weights are read elsewhere, stays as it is, and so does one with hooks.
+
     Raises:
-        ValueError: if the model cannot be traced, because its code depends on its data.
+        ValueError: as `traced`.
 
     >>> folded(nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.ReLU()).eval())
     Sequential(
@@ -24,12 +30,20 @@ def folded(model: nn.Module) -> fx.GraphModule:
     """
     graph = traced(model)
     modules = dict(graph.named_modules())
+    readers = Counter(
+        str(n.target) if n.op == "call_module" else str(n.target).rpartition(".")[0]
+        for n in graph.graph.nodes
+        if n.op in ("call_module", "get_attr")
+    )
     for node in list(graph.graph.nodes):
         norm = modules.get(str(node.target)) if node.op == "call_module" else None
         if not isinstance(norm, nn.BatchNorm1d | nn.BatchNorm2d) or norm.running_mean is None:
             continue
         before = node.args[0]
-        layer = modules.get(str(before.target)) if before.op == "call_module" and len(before.users) == 1 else None
+        alone = before.op == "call_module" and len(before.users) == readers[str(before.target)] == 1
+        layer = modules[str(before.target)] if alone else None
+        if layer is None or is_hooked(layer) or is_hooked(norm):
+            continue
         if isinstance(layer, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
             fused: nn.Module = fuse_conv_bn_eval(layer, norm)
         elif isinstance(layer, nn.Linear) and isinstance(norm, nn.BatchNorm1d):
@@ -47,13 +61,16 @@ def folded(model: nn.Module) -> fx.GraphModule:
 
 
 def traced(model: nn.Module) -> fx.GraphModule:
-    """A copy of the model in eval mode as a graph.
+    """A copy of the model in eval mode as a graph, in which no value changes.
 
     Raises:
-        ValueError: if the model cannot be traced, because its code depends on its data.
+        ValueError: if the model cannot be traced, because its code depends on its data, or overwrites what a view of it
+            still reads; or if it has hooks of its own.
     """
+    if is_hooked(model):
+        raise ValueError(f"{type(model).__name__} has forward hooks, which a graph of it leaves out")
     try:
-        return fx.symbolic_trace(copy.deepcopy(model).eval())
+        return Tracer().graph_of(copy.deepcopy(model).eval())
     # The user's code runs here, and may raise anything.
     except Exception as error:
         raise ValueError(f"{type(model).__name__} cannot be traced: {type(error).__name__}: {error}") from error

@@ -21,6 +21,11 @@ def is_activation(module: nn.Module) -> bool:
     return type(module).__module__ == "transformers.activations" and not list(module.parameters())
 
 
+def is_hooked(module: nn.Module) -> bool:
+    """Whether the user's code runs before or after it, which another form of the layer would leave out."""
+    return bool(module._forward_hooks or module._forward_pre_hooks)
+
+
 def matrix(module: nn.Module) -> Tensor:
     """A copy of the weights, (out, in / groups, ...)."""
     weight = cast(Tensor, module.weight).detach()

@@ -17,6 +17,7 @@ from torch.fx.passes.shape_prop import ShapeProp
 
 from nucleate.compact.fold import masked
 from nucleate.compact.heads import without_dead_heads
+from nucleate.compact.inplace import Tracer
 from nucleate.compact.layers import is_activation, is_transposed
 from nucleate.compact.removal import Shrinker
 from nucleate.probes.tap import first_tensor
@@ -76,7 +77,7 @@ def _call(model: nn.Module, example: Any) -> Any:
     return model(*example) if isinstance(example, tuple) else model(example)
 
 
-class _Tracer(fx.Tracer):
+class _Tracer(Tracer):
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         """Layers of torch, and activations and the transposed linear map of `transformers`, are not looked into."""
         return is_transposed(m) or is_activation(m) or super().is_leaf_module(m, module_qualified_name)
@@ -103,8 +104,7 @@ def _traceable(model: nn.Module, example: Any) -> Iterator[tuple[str, fx.GraphMo
         args = arguments.get(name)
         if args is not None and (not name or next(module.children(), None) is not None):
             try:
-                tracer = _Tracer()
-                graph = fx.GraphModule(module, tracer.trace(module))
+                graph = _Tracer().graph_of(module)
                 ShapeProp(graph).propagate(*args)
             # The user's code runs on placeholders here, and may raise anything: its parts are tried.
             except Exception:
