@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import copy
-from collections import Counter
 from collections.abc import Mapping
 
 import torch
 from torch import Tensor, fx, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
 
-from nucleate.compact.inplace import Tracer
 from nucleate.compact.layers import is_hooked
+from nucleate.compact.tracing import Tracer, readers
 
 
 def folded(model: nn.Module) -> fx.GraphModule:
@@ -30,17 +29,13 @@ def folded(model: nn.Module) -> fx.GraphModule:
     """
     graph = traced(model)
     modules = dict(graph.named_modules())
-    readers = Counter(
-        str(n.target) if n.op == "call_module" else str(n.target).rpartition(".")[0]
-        for n in graph.graph.nodes
-        if n.op in ("call_module", "get_attr")
-    )
+    reads = readers(graph.graph)
     for node in list(graph.graph.nodes):
         norm = modules.get(str(node.target)) if node.op == "call_module" else None
         if not isinstance(norm, nn.BatchNorm1d | nn.BatchNorm2d) or norm.running_mean is None:
             continue
         before = node.args[0]
-        alone = before.op == "call_module" and len(before.users) == readers[str(before.target)] == 1
+        alone = before.op == "call_module" and len(before.users) == reads[str(before.target)] == 1
         layer = modules[str(before.target)] if alone else None
         if layer is None or is_hooked(layer) or is_hooked(norm):
             continue

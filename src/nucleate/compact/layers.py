@@ -49,7 +49,7 @@ def groups_of(module: nn.Module) -> int:
     return int(getattr(module, "groups", 1))
 
 
-def is_padded(module: nn.Module) -> bool:
+def is_padded(module: nn.Module | None) -> bool:
     """Whether zeros come in at the border; other kinds of padding repeat what is there."""
     if getattr(module, "padding_mode", "zeros") != "zeros":
         return False

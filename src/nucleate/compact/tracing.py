@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import operator
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
@@ -101,6 +102,15 @@ def redirect(graph: fx.Graph, modules: dict[str, nn.Module]) -> None:
         for other in (n for n, o in owner.items() if o is owner[node] and n is not node):
             if any(order[user] > order[node] for user in other.users):
                 raise ValueError(f"{node.name} overwrites memory that is read again as {other.name}")
+
+
+def readers(graph: fx.Graph) -> Counter[str]:
+    """How often each module is called, or a tensor of it read, by name."""
+    return Counter(
+        str(node.target) if node.op == "call_module" else str(node.target).rpartition(".")[0]
+        for node in graph.nodes
+        if node.op in ("call_module", "get_attr")
+    )
 
 
 def _name(node: fx.Node) -> str:
