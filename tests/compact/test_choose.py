@@ -9,12 +9,14 @@ from pathlib import Path
 import pytest
 import torch
 from torch import Generator, Tensor, nn
+from torch.nn.utils.prune import l1_unstructured
 
 import nucleate.compact.choose as choose
 from nucleate.compact import native
 from nucleate.compact.choose import Accelerated, Choice, accelerate
-from nucleate.compact.fold import folded
+from nucleate.compact.fold import folded, masked
 from nucleate.compact.plan import Plan
+from nucleate.compact.shrink import shrink
 from nucleate.models import build
 from nucleate.spec import ModelSpec
 
@@ -163,15 +165,29 @@ def test_a_choice_is_read_back(tmp_path: Path) -> None:
     choice = Choice(form="plan", layers={"0": "block"})
     choice.save(tmp_path / "choice.json")
     assert Choice.load(tmp_path / "choice.json") == choice
-    (tmp_path / "other.json").write_text('{"shape": 1}')
-    for name in ("other.json", "none.json"):
+    for text in (
+        '{"shape": 1}',
+        "[1]",
+        "null",
+        '{"form": "zzz"}',
+        '{"form": "dense", "shrunk": "yes"}',
+        '{"form": "dense", "layers": null}',
+        '{"form": "sparse", "layers": {"0": "double"}}',
+        '{"form": "sparse", "layers": {"0": ["single"]}}',
+    ):
+        (tmp_path / "other.json").write_text(text)
         with pytest.raises(ValueError, match="holds no choice of accelerate"):
-            Choice.load(tmp_path / name)
+            Choice.load(tmp_path / "other.json")
+    with pytest.raises(ValueError, match="holds no choice of accelerate"):
+        Choice.load(tmp_path / "none.json")
 
 
-def test_gradients_of_the_input_flow_through_the_dense_form() -> None:
+@pytest.mark.parametrize("form", ["plan", "sparse", "dense"])
+def test_gradients_of_the_input_flow_through_every_form(form: str) -> None:
     net, x = nn.Sequential(nn.Linear(8, 4), nn.ReLU()), torch.randn(3, 8)
-    fast = accelerate(net, x, choice=Choice(form="plan" if native.available() else "dense"))
+    if form == "plan" and not native.available():
+        pytest.skip(native.status())
+    fast = accelerate(net, x, choice=Choice(form=form, layers={"0": "single"}))
     leaf, twin = x.clone().requires_grad_(), x.clone().requires_grad_()
     fast(leaf).sum().backward()
     net(twin).sum().backward()
@@ -310,3 +326,87 @@ def test_masks_that_fit_nothing_are_refused() -> None:
         accelerate(net, torch.ones(1, 3), masks={"weight": torch.ones(3, 2)})  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="no form 'fast'"):
         accelerate(net, torch.ones(1, 3), choice=Choice(form="fast"))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("form", ["plan", "sparse", "dense", "none"])
+def test_a_batch_of_no_points(form: str) -> None:
+    if form == "plan" and not native.available():
+        pytest.skip(native.status())
+    for net, shape in (
+        (nn.Sequential(nn.Linear(8, 4), nn.ReLU()), (8,)),
+        (nn.Sequential(nn.Conv2d(2, 4, 3), nn.ReLU()), (2, 5, 5)),
+    ):
+        fast = accelerate(net, torch.randn(3, *shape), choice=Choice(form=form, layers={"0": "single"}))
+        assert fast(torch.empty(0, *shape)).shape == net(torch.empty(0, *shape)).shape
+
+
+def test_choices_that_do_not_fit_are_refused() -> None:
+    net, x = nn.Sequential(nn.Linear(8, 4), nn.ReLU()), torch.randn(3, 8)
+    for layer in ("nope", "1"):
+        with pytest.raises(ValueError, match=f"the choice names '{layer}', which is no linear map or convolution"):
+            accelerate(net, x, choice=Choice(form="sparse", layers={layer: "single"}))
+
+
+def test_models_of_more_than_a_tensor_are_refused_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Two(nn.Module):
+        """Gives two tensors."""
+
+        def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+            return x, -x
+
+    monkeypatch.setattr(choose, "measure", None)
+    with pytest.raises(ValueError, match="Two gives a tuple, not one tensor"):
+        accelerate(Two(), torch.ones(2, 3))
+
+
+@pytest.mark.filterwarnings("ignore:.*weight_norm.* is deprecated:FutureWarning")
+def test_weights_that_are_made_of_others() -> None:
+    x = torch.randn(3, 8)
+    for make in (nn.utils.parametrizations.weight_norm, nn.utils.parametrizations.spectral_norm):
+        net = nn.Sequential(make(nn.Linear(8, 4)), nn.ReLU(), nn.Linear(4, 2), nn.BatchNorm1d(2)).eval()
+        assert accelerate(nn.Sequential(make(nn.Linear(8, 4)), nn.BatchNorm1d(4)), x).report is not None
+        for form in ("dense", "plan") if native.available() else ("dense",):
+            assert torch.allclose(accelerate(net, x, choice=Choice(form=form))(x), net(x), atol=1e-5)
+        assert accelerate(net, x).report is not None
+    hooked = nn.Sequential(nn.Linear(8, 4))
+    l1_unstructured(hooked[0], "weight", 0.5)
+    for net in (hooked, nn.utils.weight_norm(nn.Linear(8, 4))):
+        with pytest.raises(ValueError, match=r"cannot be copied .* by prune.remove, remove_weight_norm"):
+            accelerate(net, x)
+
+
+def test_layers_that_get_their_input_by_name() -> None:
+    class Named(nn.Module):
+        """Names arguments."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.n, self.b = nn.Linear(8, 4), nn.BatchNorm1d(4), nn.Linear(4, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.b(torch.relu(input=self.n(input=self.a(input=x))))  # type: ignore[no-any-return]
+
+    net, x = Named().eval(), torch.randn(3, 8)
+    fast = accelerate(net, x)
+    assert fast.report is not None and [la.name for la in fast.report.layers] == ["a", "b"]
+    assert torch.allclose(fast(x), net(x), atol=1e-5)
+
+
+@pytest.mark.filterwarnings("ignore:Initializing zero-element tensors")
+def test_layers_without_units() -> None:
+    net, x = nn.Sequential(nn.Linear(8, 0), nn.Linear(0, 3)), torch.randn(3, 8)
+    assert torch.allclose(accelerate(net, x)(x), net(x))
+
+
+@pytest.mark.parametrize("wrap", [nn.DataParallel, lambda net: torch.compile(net, backend="eager")])
+def test_masks_of_wrapped_models_have_the_names_inside(wrap: Callable[[nn.Module], nn.Module]) -> None:
+    net, x, masks = nn.Sequential(nn.Linear(8, 4), nn.ReLU(), nn.Linear(4, 2)), torch.randn(3, 8), {}
+    masks["0.weight"] = torch.ones(4, 8)
+    masks["0.weight"][1:] = 0
+    expected = masked(net, masks)(x)
+    fast = accelerate(wrap(net), x, masks=masks)
+    assert fast.report is not None and [la.name for la in fast.report.layers] == ["0", "2"]
+    assert torch.allclose(fast(x), expected, atol=1e-5)
+    assert torch.allclose(accelerate(wrap(net), x, masks=masks, choice=Choice(form="none"))(x), expected, atol=1e-5)
+    small = shrink(wrap(net), masks, x)
+    assert small[0].out_features == 1 and torch.allclose(small(x), expected, atol=1e-5)

@@ -24,11 +24,14 @@ from nucleate.compact.plan import Plan
 from nucleate.compact.shrink import shrink
 from nucleate.compact.sparse import SparseConv2d, SparseLinear
 from nucleate.machine.matmul import fast_matmul, medium_keeps_float32
+from nucleate.probes.tap import unwrap
 
 SHORT_SECONDS = 0.01
 """A call below this is timed after an untimed one; for a longer one the caches matter little."""
 LEAST_SECONDS = 0.05
 """Candidates are run for so long each, on average, and at least five times."""
+
+FORMS = ("plan", "sparse", "dense", "none")
 
 MOST_PLANS = 8
 """Input shapes for which an accelerated model keeps plans."""
@@ -47,6 +50,15 @@ class Choice:
     layers: dict[str, str] = field(default_factory=dict)
     """single, block or dense, by layer."""
 
+    def __post_init__(self) -> None:
+        if self.form not in FORMS:
+            raise ValueError(f"there is no form {self.form!r}; there are {', '.join(FORMS)}")
+        for name in ("shrunk", "channels_last", "fast_matmul"):
+            if not isinstance(getattr(self, name), bool):
+                raise ValueError(f"{name} is true or false, not {getattr(self, name)!r}")
+        if not isinstance(self.layers, dict) or not set(self.layers.values()) <= {"single", "block", "dense"}:
+            raise ValueError(f"layers gives single, block or dense for each name, not {self.layers!r}")
+
     def save(self, path: str | Path) -> None:
         """Write it as JSON."""
         Path(path).write_text(json.dumps(asdict(self), indent=1), encoding="utf-8")
@@ -60,7 +72,7 @@ class Choice:
         """
         try:
             return cls(**json.loads(Path(path).read_text(encoding="utf-8")))
-        except (OSError, UnicodeDecodeError, json.JSONDecodeError, TypeError) as error:
+        except (OSError, ValueError, TypeError) as error:
             raise ValueError(f"{path} holds no choice of accelerate: {error}") from error
 
 
@@ -116,10 +128,10 @@ class Report:
 
 
 class Accelerated(nn.Module):
-    """A model for inference in the form that was fastest; `report` says why. In any other case it runs dense.
+    """A model for inference in the form that was fastest; `report` says why.
 
     Weights are fixed: a plan has copied them. For input that requires a gradient, in another dtype, on another device,
-    of no points and under `torch.compile` it runs dense.
+    of no points and under `torch.compile` its layers run one by one, which any torch code can follow.
     """
 
     report: Report | None = None
@@ -184,14 +196,15 @@ def accelerate(
     >>> bool(torch.allclose(fast(torch.ones(8, 64)), net(torch.ones(8, 64)), atol=1e-5))
     True
     """
-    pruned = masked(model, masks)
-    expected = pruned(example)
+    whole = masked(model, masks)
+    pruned, expected = unwrap(whole), whole(example)
     if not isinstance(expected, Tensor):
         raise ValueError(
             f"{type(model).__name__} gives a {type(expected).__name__}, not one tensor: accelerate the part that does"
         )
     if choice is not None:
-        fast = _build(shrink(pruned, None, example) if choice.shrunk else pruned, choice, example)
+        base = whole if choice.form == "none" else pruned
+        fast = _build(shrink(base, None, example) if choice.shrunk else base, choice, example)
         if not _same(fast(example), expected):
             raise ValueError(f"{choice} changes the outputs of {type(model).__name__}: choose without it")
         return fast
@@ -203,7 +216,7 @@ def accelerate(
     if _count(small) < _count(pruned):
         bases["shrunk, "] = small
     layers = {prefix: _measure_layers(base, example) for prefix, base in bases.items()}
-    candidates = {"as it was": _build(pruned, Choice(form="none"), example)}
+    candidates = {"as it was": _build(whole, Choice(form="none"), example)}
     for prefix, base in bases.items():
         chosen_forms = {la.name: la.chosen for la in layers[prefix]}
         for name, wanted in _choices(base, chosen_forms, example).items():
@@ -214,7 +227,7 @@ def accelerate(
             if _same(candidate(example), expected):
                 candidates[prefix + name] = candidate
     calls = {name: partial(candidate, example) for name, candidate in candidates.items()}
-    seconds = measure({**calls, "as it was": partial(pruned, example)})
+    seconds = measure({**calls, "as it was": partial(whole, example)})
     best = min(seconds, key=seconds.__getitem__)
     fast = candidates[best]
     fast.report = Report(
@@ -266,6 +279,9 @@ def _build(pruned: nn.Module, choice: Choice, example: Tensor) -> Accelerated:
         if choice.form == "plan":
             raise
         dense = copy.deepcopy(pruned)
+    for name in choice.layers:
+        if not isinstance(dict(dense.named_modules()).get(name), nn.Linear | nn.Conv2d):
+            raise ValueError(f"the choice names {name!r}, which is no linear map or convolution of this model")
     if choice.form == "plan":
         Plan(cast(Any, dense), example, choice.layers)
     elif choice.form == "sparse":
@@ -273,8 +289,6 @@ def _build(pruned: nn.Module, choice: Choice, example: Tensor) -> Accelerated:
             if form != "dense":
                 parent, _, last = name.rpartition(".")
                 setattr(dense.get_submodule(parent), last, _sparse(dense.get_submodule(name), form))
-    elif choice.form != "dense":
-        raise ValueError(f"there is no form {choice.form!r}; there are plan, sparse, dense and none")
     if choice.channels_last:
         dense = dense.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return Accelerated(dense.requires_grad_(False), choice).eval()
@@ -285,9 +299,9 @@ def _sparse(layer: nn.Module, form: str) -> nn.Module:
     if is_hooked(layer):
         raise ValueError(f"{layer} has forward hooks, which a sparse layer leaves out")
     if isinstance(layer, nn.Linear):
-        return SparseLinear(layer, block=block, trainable=False)
+        return SparseLinear(layer, block=block)
     assert isinstance(layer, nn.Conv2d)
-    return SparseConv2d(layer, block=block, trainable=False)
+    return SparseConv2d(layer, block=block)
 
 
 def _measure_layers(model: nn.Module, example: Tensor) -> list[Layer]:
@@ -295,7 +309,10 @@ def _measure_layers(model: nn.Module, example: Tensor) -> list[Layer]:
     inputs: dict[str, list[tuple[int, ...]]] = {}
     hooks = [
         module.register_forward_pre_hook(
-            lambda _, args, name=name: inputs.setdefault(name, []).append(tuple(args[0].shape))
+            lambda _, args, kwargs, name=name: inputs.setdefault(name, []).append(
+                tuple((*args, *kwargs.values())[0].shape)
+            ),
+            with_kwargs=True,
         )
         for name, module in model.named_modules()
         if type(module) in (nn.Linear, nn.Conv2d)
@@ -305,8 +322,8 @@ def _measure_layers(model: nn.Module, example: Tensor) -> list[Layer]:
         hook.remove()
     out = []
     for name, shapes in inputs.items():
-        layer = model.get_submodule(name)
-        if len(shapes) != 1 or not example.is_floating_point():
+        layer: Any = model.get_submodule(name)
+        if len(shapes) != 1 or not layer.weight.numel() or not example.is_floating_point():
             continue
         x = torch.randn(shapes[0], dtype=example.dtype, device=example.device)
         forms: dict[str, nn.Module] = {"dense": layer}

@@ -23,6 +23,8 @@ class Reading:
         self.modules = dict(graph.named_modules())
         self._pads: dict[fx.Node, int] = {}
         for node in graph.graph.nodes:
+            if node.op.startswith("call") and not node.args:
+                raise ValueError(f"{node.name} gets its tensor by keyword")
             self._need(node)
 
     def _need(self, node: fx.Node) -> None:

@@ -22,7 +22,7 @@ from nucleate.compact.layers import is_activation, is_transposed
 from nucleate.compact.outputs import differences
 from nucleate.compact.removal import Shrinker
 from nucleate.compact.tracing import Tracer
-from nucleate.probes.tap import first_tensor
+from nucleate.probes.tap import first_tensor, unwrap
 
 TOLERANCE = 1e-5
 """Largest difference of an output, relative to the largest output, that counts as the same function."""
@@ -40,7 +40,8 @@ def shrink(model: nn.Module, masks: Mapping[str, Tensor] | None, example: Any) -
     its padded positions, which nobody should read, hold other numbers than 0.
 
     Args:
-        model: any module; never changed. The result has its classes, with smaller layers.
+        model: any module; never changed. The result has its classes, with smaller layers; of a model in `torch.compile`
+            or `DataParallel` it is the smaller module inside.
         masks: 0 where a weight is pruned, by parameter name; none: whatever is 0 counts as pruned.
         example: a tensor, a tuple of arguments or a dict of keywords; the result serves all sizes that the model does.
 
@@ -54,7 +55,7 @@ def shrink(model: nn.Module, masks: Mapping[str, Tensor] | None, example: Any) -
     >>> small[0], small[2]
     (Linear(in_features=8, out_features=4, bias=True), Linear(in_features=4, out_features=4, bias=True))
     """
-    out = masked(model, masks)
+    out = unwrap(masked(model, masks))
     with torch.no_grad():
         leave_nested_tensors(out)
         expected = _call(out, example)

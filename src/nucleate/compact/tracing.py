@@ -63,6 +63,10 @@ class Tracer(fx.Tracer):
     def graph_of(self, module: nn.Module) -> fx.GraphModule:
         """The module as a graph in which no value changes: see `redirect`."""
         graph = self.trace(module)
+        for node in graph.nodes:
+            if "input" in node.kwargs and not node.args and _is_torchs(node):
+                node.args = (node.kwargs["input"],)
+                node.kwargs = {name: value for name, value in node.kwargs.items() if name != "input"}
         redirect(graph, dict(module.named_modules()))
         return fx.GraphModule(module, graph, type(module).__name__)
 
@@ -102,6 +106,12 @@ def redirect(graph: fx.Graph, modules: dict[str, nn.Module]) -> None:
         for other in (n for n, o in owner.items() if o is owner[node] and n is not node):
             if any(order[user] > order[node] for user in other.users):
                 raise ValueError(f"{node.name} overwrites memory that is read again as {other.name}")
+
+
+def _is_torchs(node: fx.Node) -> bool:
+    """Whether it calls torch's own code, where an argument `input` is the first."""
+    module = getattr(node.target, "__module__", None) or "torch"
+    return node.op == "call_module" or module.partition(".")[0] == "torch"
 
 
 def readers(graph: fx.Graph) -> Counter[str]:
