@@ -227,14 +227,14 @@ class InPlace(nn.Module):
             part = x[:, :5]
             part.relu_()
             return self.c(x), self.f(x)
-        y = self.c(self.r(x))
+        y = self.c(torch.relu_(x) if self.second == "function" else x.relu_() if self.second == "method" else self.r(x))
         if self.second == "sum":
             y += x
             return (self.d(y),)
         return y, self.f(x)
 
 
-@pytest.mark.parametrize("second", ["layer", "sum", "view"])
+@pytest.mark.parametrize("second", ["layer", "function", "method", "sum", "view"])
 def test_operations_in_place_change_what_is_read_later(second: str) -> None:
     net, x = InPlace(second).eval(), torch.randn(2, 1, 3, 3)
     small = shrink(net, None, x)

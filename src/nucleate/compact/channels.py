@@ -42,9 +42,9 @@ _MAXIMA = (
 _AVERAGES = (nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d)
 _POINTWISE_FUNCTIONS = (
     *(F.relu, F.relu6, F.gelu, F.silu, F.elu, F.leaky_relu, F.hardswish, F.sigmoid, F.tanh, F.mish, F.softplus),
-    *(torch.relu, torch.sigmoid, torch.tanh),
+    *(torch.relu, torch.sigmoid, torch.tanh, torch.relu_, torch.sigmoid_, torch.tanh_),
 )
-_POINTWISE_METHODS = ("relu", "sigmoid", "tanh")
+_POINTWISE_METHODS = ("relu", "sigmoid", "tanh", "relu_", "sigmoid_", "tanh_")
 _MAXIMUM_FUNCTIONS = (
     *(F.max_pool1d, F.max_pool2d, F.max_pool3d),
     *(F.adaptive_avg_pool1d, F.adaptive_avg_pool2d, F.adaptive_avg_pool3d),
@@ -268,7 +268,7 @@ class Channels:
         if module is not None:
             result = module(constant.float()).double()
         elif node.op == "call_method":
-            result = getattr(constant, str(node.target))()
+            result = getattr(constant.clone(), str(node.target))()
         else:
             result = cast(Any, node.target)(constant.float(), *node.args[1:], **{**node.kwargs, **_out_of_place(node)})
         return torch.where(constant.isnan(), torch.nan, cast(Tensor, result).double())
