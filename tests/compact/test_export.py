@@ -67,4 +67,22 @@ def test_refusals_name_what_is_wrong(tmp_path: Path) -> None:
 
     with pytest.raises(ValueError, match=r"Branch cannot be exported as torch.export program"):
         export(Branch(), tmp_path / "net.pt2", torch.ones(2, 2))
+
+    class Fixed(nn.Module):
+        """Runs on two points only."""
+
+        def forward(self, x: Tensor) -> Tensor:
+            return x.view(2, -1)
+
+    with pytest.raises(ValueError, match=r"(?s)Fixed cannot be exported.*specialized it to be a constant \(2\)"):
+        export(Fixed(), tmp_path / "net.pt2", torch.ones(2, 2))
+
+    class Two(nn.Module):
+        """Gives two tensors."""
+
+        def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+            return x, -x
+
+    with pytest.raises(ValueError, match="Two gives a tuple, not one tensor"):
+        export(Two(), tmp_path / "net.pt2", torch.ones(2, 2))
     assert not list(tmp_path.iterdir())

@@ -166,7 +166,7 @@ class Counting(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         h = torch.relu(self.a(x))
-        return self.b(h) * self.a.weight.shape[0] / 6  # type: ignore[no-any-return]
+        return self.b(h) * self.a.out_features / 6  # type: ignore[no-any-return]
 
 
 def test_a_model_that_counts_on_its_sizes_is_refused() -> None:
@@ -174,6 +174,174 @@ def test_a_model_that_counts_on_its_sizes_is_refused() -> None:
     mask[2:] = 0
     with pytest.raises(ValueError, match="shrinking Counting changed its outputs"):
         shrink(Counting(), {"a.weight": mask}, torch.randn(3, 4))
+
+
+def test_a_layer_whose_weights_are_read_elsewhere_stays_whole() -> None:
+    class Tied(Counting):
+        """Reads a layer's weights beside the layer."""
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.b(torch.relu(self.a(x))) + F.linear(x, self.a.weight).sum(1, keepdim=True)  # type: ignore[no-any-return]
+
+    mask, x = torch.ones(6, 4), torch.randn(3, 4)
+    mask[2:] = 0
+    assert shrink(Tied(), {"a.weight": mask}, x).a.out_features == 6
+
+
+def test_code_that_reads_attention_weights_is_refused() -> None:
+    class Weights(nn.Module):
+        """Sums the attention weights, which nobody has after heads are gone."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.attention = nn.MultiheadAttention(8, 2, batch_first=True)
+
+        def forward(self, x: Tensor) -> Tensor:
+            y, weights = self.attention(x, x, x)
+            return y * weights.sum()  # type: ignore[no-any-return]
+
+    net = Weights().eval()
+    with torch.no_grad():
+        net.attention.out_proj.weight[:, :4] = 0
+    with pytest.raises(ValueError, match="Weights does not run with smaller layers"):
+        shrink(net, None, torch.randn(2, 3, 8))
+
+
+class InPlace(nn.Module):
+    """An activation in place whose input is read again: `second` says by whom."""
+
+    def __init__(self, second: str) -> None:
+        super().__init__()
+        self.second = second
+        self.a, self.r = nn.Conv2d(1, 8, 1), nn.ReLU(inplace=True)
+        self.c, self.f, self.d = nn.Conv2d(8, 8, 1), nn.Conv2d(8, 3, 1), nn.Conv2d(8, 2, 1)
+        with torch.no_grad():
+            self.a.weight[:4], self.a.bias[:4] = 0, -1
+            self.c.weight[:4], self.c.bias[:4] = 0, 0.5
+            self.c.weight[:, :2] = 0
+            self.f.weight[:, 2:4] = 0
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        x = self.a(x)
+        if self.second == "view":
+            part = x[:, :5]
+            part.relu_()
+            return self.c(x), self.f(x)
+        y = self.c(torch.relu_(x) if self.second == "function" else x.relu_() if self.second == "method" else self.r(x))
+        if self.second == "sum":
+            y += x
+            return (self.d(y),)
+        return y, self.f(x)
+
+
+@pytest.mark.parametrize("second", ["layer", "function", "method", "sum", "view"])
+def test_operations_in_place_change_what_is_read_later(second: str) -> None:
+    net, x = InPlace(second).eval(), torch.randn(2, 1, 3, 3)
+    small = shrink(net, None, x)
+    with torch.no_grad():
+        for got, expected in zip(small(2 * x), net(2 * x), strict=True):
+            assert torch.allclose(got, expected, atol=1e-5)
+    assert second == "view" or small.a.out_channels < 8
+
+
+def test_every_output_is_compared() -> None:
+    class Two(Counting):
+        """Counts on a size in its second output."""
+
+        def forward(self, x: Tensor) -> Any:
+            y = self.b(torch.relu(self.a(x)))
+            return {"first": y, "rest": [y.sum() * 0 + self.a.out_features]}
+
+    mask = torch.ones(6, 4)
+    mask[2:] = 0
+    with pytest.raises(ValueError, match="shrinking Two changed its outputs by 4"):
+        shrink(Two(), {"a.weight": mask}, torch.randn(3, 4))
+
+
+def test_an_average_with_a_divisor_changes_constants() -> None:
+    net = nn.Sequential(nn.Conv2d(1, 4, 1), nn.AvgPool2d(2, divisor_override=3), nn.Conv2d(4, 2, 1))
+    mask = torch.ones(4, 1, 1, 1)
+    mask[2:] = 0
+    x = torch.randn(2, 1, 4, 4)
+    small = shrink(net, {"0.weight": mask}, x)
+    assert torch.allclose(small(x), masked(net, {"0.weight": mask})(x), atol=1e-6)
+
+
+class Flattened(nn.Module):
+    """A convolution whose image is pooled and flattened in one way or another."""
+
+    def __init__(self, how: str) -> None:
+        super().__init__()
+        self.how, self.a, self.b = how, nn.Conv2d(1, 16, 1), nn.Linear(64, 3)
+        with torch.no_grad():
+            self.a.weight[5:], self.a.bias[5:] = 0, 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = F.avg_pool2d(self.a(x), 2)
+        flat = {
+            "size": lambda: h.view(h.size(0), -1),
+            "tuple": lambda: h.reshape((x.size(0), -1)),
+            "shape": lambda: h.reshape(h.shape[0], -1),
+            "keyword": lambda: torch.flatten(h, start_dim=1),
+            "both": lambda: h.flatten(1, -1),
+            "function": lambda: torch.reshape(h, (h.shape[0], -1)),
+        }
+        return self.b(flat[self.how]())  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("how", ["size", "tuple", "shape", "keyword", "both", "function"])
+def test_flattening_is_known_however_it_is_written(how: str) -> None:
+    net, x = Flattened(how).eval(), torch.randn(2, 1, 4, 4)
+    small = shrink(net, None, x)
+    assert small.a.out_channels == 5 and torch.allclose(small(x[:1]), net(x[:1]), atol=1e-6)
+
+
+@pytest.mark.parametrize("dims", [1, 2, 3])
+def test_convolutions_of_any_dimension_shrink(dims: int) -> None:
+    class Net(nn.Module):
+        """Two convolutions, a mean over all positions, and a classifier."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            kind: Any = (nn.Conv1d, nn.Conv2d, nn.Conv3d)[dims - 1]
+            self.a, self.b, self.c = kind(2, 8, 3, padding=1), kind(8, 6, 3), nn.Linear(6, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            h = torch.relu(self.b(torch.relu(self.a(x))))
+            return self.c(h.mean(tuple(range(2, 2 + dims))))  # type: ignore[no-any-return]
+
+    net, x = Net().eval(), torch.randn(2, 2, *[5] * dims)
+    with torch.no_grad():
+        net.a.weight[5:], net.a.bias[5:] = 0, 0
+        net.b.weight[4:], net.b.bias[4:] = 0, 0
+    small: Any = shrink(net, None, x)
+    assert (small.a.out_channels, small.b.out_channels) == (5, 4)
+    assert torch.allclose(small(x), net(x), atol=1e-6)
+
+
+def test_a_single_image_without_a_batch_is_left_whole() -> None:
+    net, x = nn.Sequential(nn.Conv1d(2, 8, 1), nn.ReLU(), nn.Conv1d(8, 2, 1)), torch.randn(2, 9)
+    with torch.no_grad():
+        net[0].weight[5:] = 0
+    assert torch.allclose(shrink(net, None, x)(x), net(x))
+
+
+def test_layers_with_hooks_or_parametrisations_stay_whole() -> None:
+    net, x = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 2)), torch.randn(3, 4)
+    with torch.no_grad():
+        for layer in (net[0], net[2]):
+            layer.weight[3:], layer.bias[3:] = 0, 0
+    net[0].register_forward_hook(lambda module, args, out: out + 1)
+    nn.utils.parametrizations.weight_norm(net[4])
+    small = shrink(net, None, x)
+    assert [small[i].out_features for i in (0, 2)] == [6, 5]
+    assert torch.allclose(small(x), net(x), atol=1e-6)
+
+
+@pytest.mark.filterwarnings("ignore:Initializing zero-element tensors")
+def test_layers_without_units() -> None:
+    net = nn.Sequential(nn.Linear(4, 0), nn.Linear(0, 3))
+    assert torch.equal(shrink(net, None, torch.ones(2, 4))(torch.ones(2, 4)), net(torch.ones(2, 4)))
 
 
 def language_model(name: str) -> Any:
@@ -265,6 +433,22 @@ def test_heads_of_an_encoder_layer() -> None:
     assert size(small) < 0.9 * size(net)
     with torch.no_grad():
         assert torch.allclose(small(x), masked(net, masks)(x), atol=1e-5)
+
+
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
+def test_an_encoder_with_fewer_heads_takes_a_padding_mask() -> None:
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        net = nn.TransformerEncoder(nn.TransformerEncoderLayer(16, 4, 32, batch_first=True), 2).eval()
+    assert net.use_nested_tensor
+    masks = dead_heads(net)
+    x, padding = torch.randn(2, 5, 16, generator=Generator().manual_seed(0)), torch.zeros(2, 5, dtype=torch.bool)
+    padding[0, 3:] = True
+    with torch.no_grad():
+        expected = masked(net, masks)(x, src_key_padding_mask=padding)
+        for example in (x, {"src": x, "src_key_padding_mask": padding}):
+            got = shrink(net, masks, example)(x, src_key_padding_mask=padding)
+            assert torch.allclose(got[~padding], expected[~padding], atol=1e-5)
 
 
 @pytest.mark.parametrize("name", ["gpt2", "llama"])

@@ -273,7 +273,7 @@ class Builder(Reading):
     def _gelu(self, node: fx.Node) -> None:
         module: Any = self.modules[str(node.target)]
         source = self._source(node)
-        if module.approximate != "none" or len(source.users) != 1 or source is not self._parent(node):
+        if module.approximate != "none" or not self._is_only_reader(node):
             raise ValueError(f"{node.target}: an approximate GELU, or one whose input is read elsewhere too")
         value = self.values[node] = self.values[source]
         step = self._step(native.GELU, str(node.target))
@@ -285,7 +285,7 @@ class Builder(Reading):
         source, value = self.values[self._source(node)], self._value(node)
         if source.channels * source.height * source.width != value.channels or value.height * value.width != 1:
             raise ValueError(f"{node.name} flattens the batch or a part of the image")
-        if source.pad == 0:
+        if source.pad == 0 and self._is_only_reader(node):
             value.buffer = source.buffer
             return
         step = self._step(native.COPY, node.name)

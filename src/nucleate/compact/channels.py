@@ -15,17 +15,20 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.utils.parametrize import is_parametrized
 
 from nucleate.compact.layers import (
     CONVOLUTIONS,
     groups_of,
     is_activation,
+    is_hooked,
     is_padded,
     is_transposed,
     matrix,
     normalised,
     taps,
 )
+from nucleate.compact.tracing import readers
 
 _POINTWISE = (
     *(nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.ELU, nn.SELU, nn.CELU, nn.GELU, nn.SiLU, nn.Mish, nn.Sigmoid, nn.Tanh),
@@ -39,9 +42,14 @@ _MAXIMA = (
 _AVERAGES = (nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d)
 _POINTWISE_FUNCTIONS = (
     *(F.relu, F.relu6, F.gelu, F.silu, F.elu, F.leaky_relu, F.hardswish, F.sigmoid, F.tanh, F.mish, F.softplus),
-    *(torch.relu, torch.sigmoid, torch.tanh),
+    *(torch.relu, torch.sigmoid, torch.tanh, torch.relu_, torch.sigmoid_, torch.tanh_),
 )
-_POINTWISE_METHODS = ("relu", "sigmoid", "tanh")
+_POINTWISE_METHODS = ("relu", "sigmoid", "tanh", "relu_", "sigmoid_", "tanh_")
+_MAXIMUM_FUNCTIONS = (
+    *(F.max_pool1d, F.max_pool2d, F.max_pool3d),
+    *(F.adaptive_avg_pool1d, F.adaptive_avg_pool2d, F.adaptive_avg_pool3d),
+)
+_AVERAGE_FUNCTIONS = (F.avg_pool1d, F.avg_pool2d, F.avg_pool3d)
 _SUMS = (operator.add, operator.iadd, torch.add, "add", "add_")
 _PRODUCTS = (operator.mul, operator.imul, torch.mul, "mul", "mul_")
 
@@ -63,12 +71,14 @@ class Channels:
     def __init__(self, name: str, graph: fx.GraphModule, inputs: tuple[Any, ...]) -> None:
         self.name, self.graph = name, graph
         self.modules = dict(graph.named_modules())
-        calls = Counter(str(n.target) for n in graph.graph.nodes if n.op == "call_module")
+        reads = readers(graph.graph)
         owners = Counter(id(p) for m in self.modules.values() for p in m._parameters.values() if p is not None)
         self.alone = {
             name
             for name, m in self.modules.items()
-            if calls[name] == 1 and all(owners[id(p)] == 1 for p in m._parameters.values() if p is not None)
+            if reads[name] == 1
+            and not is_parametrized(m)
+            and all(owners[id(p)] == 1 and p.numel() for p in m._parameters.values() if p is not None)
         }
 
     def _analyse(self) -> None:
@@ -109,7 +119,7 @@ class Channels:
                 constant = normalised(cast(_BatchNorm, module), constant)
             elif kind == "pointwise":
                 constant = self._apply(node, module, constant)
-            elif kind == "average" and is_padded(cast(nn.Module, module)):
+            elif kind == "average" and (is_padded(module) or getattr(module, "divisor_override", None)):
                 constant = torch.where(constant == 0, constant, torch.nan)
             return Value(source.axis, source.atoms, constant)
         if kind in ("sum", "product"):
@@ -126,6 +136,8 @@ class Channels:
         if kind == "flatten" and source is not None:
             each = self._width(node) // max(1, len(source.atoms))
             return Value(1, source.atoms.repeat_interleave(each), source.constant.repeat_interleave(each))
+        if kind == "points":
+            return None
         # Anything else reads all that it gets, and what it gives stays.
         for s in sources:
             if s is not None:
@@ -135,7 +147,7 @@ class Channels:
             return None
         if len(meta.shape) < 2:
             return None
-        axis = 1 if len(meta.shape) != 3 else 2
+        axis = 2 if len(meta.shape) == 3 and not self._feeds_conv1d(node) else 1
         atoms = self._fresh(meta.shape[axis], kept=True)
         return Value(axis, atoms, torch.full((len(atoms),), torch.nan, dtype=torch.float64))
 
@@ -145,12 +157,12 @@ class Channels:
             module = self.modules[str(node.target)]
             alone = str(node.target) in self.alone
             dims = len(node.all_input_nodes[0].meta["tensor_meta"].shape) if node.all_input_nodes else 0
-            if source is None:
+            if source is None or is_hooked(module):
                 return "other", module
             last = source.axis == dims - 1
             if (isinstance(module, nn.Linear) or is_transposed(module)) and alone and last:
                 return "layer", module
-            if isinstance(module, CONVOLUTIONS) and alone and source.axis == 1:
+            if isinstance(module, CONVOLUTIONS) and alone and source.axis == 1 and dims == module.weight.dim():
                 return "layer", module
             if isinstance(module, _BatchNorm) and alone and source.axis == 1 and module.running_mean is not None:
                 return "norm", module
@@ -176,14 +188,45 @@ class Channels:
                 return "product", None
             if target in (torch.cat, torch.concat) and (node.args[1:] or (node.kwargs.get("dim", 0),))[0] == 1:
                 return "cat", None
-            if target in (torch.flatten, "flatten") and node.args[1:] == (1,) and not node.kwargs and source.axis == 1:
+            if _is_points(node) or (target is getattr and all(_is_points(user) for user in node.users)):
+                return "points", None
+            if source.axis == 1 and self._flattens(node):
                 return "flatten", None
-            if target in (F.max_pool2d, F.adaptive_avg_pool2d) and source.axis == 1:
+            if target in _MAXIMUM_FUNCTIONS and source.axis == 1:
                 return "maximum", None
-            whole = {**dict(zip(("dim", "keepdim"), node.args[1:], strict=False)), **node.kwargs}.get("dim")
-            if target in (torch.mean, "mean") and source.axis == 1 and whole in ((2, 3), [2, 3], (-2, -1), [-2, -1]):
+            # A divisor or padding of an average changes constants.
+            plain = len(node.args) <= 3 and set(node.kwargs) <= {"kernel_size", "stride", "ceil_mode"}
+            if target in _AVERAGE_FUNCTIONS and source.axis == 1 and plain:
+                return "maximum", None
+            if target in (torch.mean, "mean") and source.axis == 1 and self._averages_positions(node):
                 return "maximum", None
         return "other", None
+
+    def _flattens(self, node: fx.Node) -> bool:
+        """Whether everything but the points becomes one axis."""
+        first = node.all_input_nodes[0]
+        if node.target in (torch.flatten, "flatten"):
+            given = {**dict(zip(("start_dim", "end_dim"), node.args[1:], strict=False)), **node.kwargs}
+            return given in ({"start_dim": 1}, {"start_dim": 1, "end_dim": -1})
+        if node.target not in (torch.reshape, "reshape", "view") or node.kwargs:
+            return False
+        shape = node.args[1] if isinstance(node.args[1], tuple | list) else node.args[1:]
+        points, rest = shape if len(shape) == 2 else (None, None)
+        same = first.meta["tensor_meta"].shape[0] == node.meta["tensor_meta"].shape[0]
+        return isinstance(points, fx.Node) and _is_points(points) and bool(rest == -1) and bool(same)
+
+    def _averages_positions(self, node: fx.Node) -> bool:
+        """Whether a mean is taken over all axes behind the channels."""
+        over = {**dict(zip(("dim", "keepdim"), node.args[1:], strict=False)), **node.kwargs}.get("dim")
+        dims = len(node.all_input_nodes[0].meta["tensor_meta"].shape)
+        axes = over if isinstance(over, tuple | list) else (over,)
+        if not all(isinstance(a, int) for a in axes):
+            return False
+        return dims > 2 and {cast(int, a) % dims for a in axes} == set(range(2, dims))
+
+    def _feeds_conv1d(self, node: fx.Node) -> bool:
+        """Whether the second of three axes holds the channels: of text and tokens it is the third."""
+        return any(u.op == "call_module" and isinstance(self.modules[str(u.target)], nn.Conv1d) for u in node.users)
 
     def _alike(self, node: fx.Node) -> bool:
         """Whether a sum or a product is taken channel by channel of two tensors."""
@@ -225,7 +268,7 @@ class Channels:
         if module is not None:
             result = module(constant.float()).double()
         elif node.op == "call_method":
-            result = getattr(constant, str(node.target))()
+            result = getattr(constant.clone(), str(node.target))()
         else:
             result = cast(Any, node.target)(constant.float(), *node.args[1:], **{**node.kwargs, **_out_of_place(node)})
         return torch.where(constant.isnan(), torch.nan, cast(Tensor, result).double())
@@ -233,3 +276,13 @@ class Channels:
 
 def _out_of_place(node: fx.Node) -> dict[str, bool]:
     return {"inplace": False} if "inplace" in node.kwargs else {}
+
+
+def _is_points(node: fx.Node) -> bool:
+    """Whether it reads the number of points, size(0) or shape[0], which no channel changes."""
+    if node.target == "size":
+        return (*node.args[1:], *node.kwargs.values()) == (0,)
+    if node.target is not operator.getitem or node.args[1] != 0:
+        return False
+    shape = node.args[0]
+    return isinstance(shape, fx.Node) and shape.target is getattr and shape.args[1] == "shape"

@@ -18,15 +18,20 @@ from torch import Tensor, nn
 
 from nucleate.compact import native
 from nucleate.compact.fold import folded, masked
+from nucleate.compact.layers import is_hooked
+from nucleate.compact.outputs import differences
 from nucleate.compact.plan import Plan
 from nucleate.compact.shrink import shrink
 from nucleate.compact.sparse import SparseConv2d, SparseLinear
 from nucleate.machine.matmul import fast_matmul, medium_keeps_float32
+from nucleate.probes.tap import unwrap
 
 SHORT_SECONDS = 0.01
 """A call below this is timed after an untimed one; for a longer one the caches matter little."""
 LEAST_SECONDS = 0.05
 """Candidates are run for so long each, on average, and at least five times."""
+
+FORMS = ("plan", "sparse", "dense", "none")
 
 MOST_PLANS = 8
 """Input shapes for which an accelerated model keeps plans."""
@@ -45,6 +50,15 @@ class Choice:
     layers: dict[str, str] = field(default_factory=dict)
     """single, block or dense, by layer."""
 
+    def __post_init__(self) -> None:
+        if self.form not in FORMS:
+            raise ValueError(f"there is no form {self.form!r}; there are {', '.join(FORMS)}")
+        for name in ("shrunk", "channels_last", "fast_matmul"):
+            if not isinstance(getattr(self, name), bool):
+                raise ValueError(f"{name} is true or false, not {getattr(self, name)!r}")
+        if not isinstance(self.layers, dict) or not set(self.layers.values()) <= {"single", "block", "dense"}:
+            raise ValueError(f"layers gives single, block or dense for each name, not {self.layers!r}")
+
     def save(self, path: str | Path) -> None:
         """Write it as JSON."""
         Path(path).write_text(json.dumps(asdict(self), indent=1), encoding="utf-8")
@@ -58,7 +72,7 @@ class Choice:
         """
         try:
             return cls(**json.loads(Path(path).read_text(encoding="utf-8")))
-        except (OSError, UnicodeDecodeError, json.JSONDecodeError, TypeError) as error:
+        except (OSError, ValueError, TypeError) as error:
             raise ValueError(f"{path} holds no choice of accelerate: {error}") from error
 
 
@@ -89,7 +103,7 @@ class Report:
     chosen: str
     """Which candidate."""
     difference: float
-    """Largest absolute difference of the outputs on the example."""
+    """Largest absolute difference of the outputs on the example, chosen form against the network as it was."""
 
     @property
     def speedup(self) -> float:
@@ -107,17 +121,17 @@ class Report:
         ]
         lines += [f"  {name:40} {1e3 * s:9.3f}" for name, s in self.seconds.items()]
         if self.chosen == "as it was":
-            lines.append("nothing is faster: the model is returned as it was")
+            lines.append("nothing is faster: the network is as it was")
         else:
             lines.append(f"chosen: {self.chosen}, {self.speedup:.2f}x; outputs differ by at most {self.difference:.1e}")
         return "\n".join(lines)
 
 
 class Accelerated(nn.Module):
-    """A model for inference in the form that was fastest; `report` says why. In any other case it runs dense.
+    """A model for inference in the form that was fastest; `report` says why.
 
-    Weights are fixed: a plan has copied them. For input that requires a gradient, in another dtype, on another device
-    and under `torch.compile` it runs dense.
+    Weights are fixed: a plan has copied them. For input that requires a gradient, in another dtype, on another device,
+    of no points and under `torch.compile` its layers run one by one, which any torch code can follow.
     """
 
     report: Report | None = None
@@ -130,7 +144,7 @@ class Accelerated(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """The model's output."""
-        if self.choice.form == "plan" and not x.requires_grad and not torch.compiler.is_compiling():
+        if self.choice.form == "plan" and x.numel() and not x.requires_grad and not torch.compiler.is_compiling():
             plan = self._plan(x)
             if plan is not None:
                 return plan(x)
@@ -158,37 +172,42 @@ class Accelerated(nn.Module):
 @torch.no_grad()
 def accelerate(
     model: nn.Module, example: Tensor, *, masks: Mapping[str, Tensor] | None = None, choice: Choice | None = None
-) -> nn.Module:
+) -> Accelerated:
     """The model in the form that is fastest for inputs like `example`, on the threads that torch uses now.
 
     Layer by layer, dense, single-weight and block-sparse forms are measured; then whole networks, in turns: as it was;
     dense with batch normalisation folded, by the fast float32 route and in channels_last; sparse layers in torch's
-    graph; all layers in one native call. The same for the shrunk network, where units or channels are dead. The fastest
-    whole network is returned, with `.report`; if nothing is faster, the model itself.
+    graph; all layers in one native call. The same for the shrunk network, where units or channels are dead. Of those
+    that give the same outputs the fastest is returned, in eval mode, with `.report`; if nothing is faster, that is a
+    copy of the model as it was, masks applied.
 
     Args:
-        model: any module of one tensor; used in eval mode, never changed.
+        model: any module that makes one tensor of one; used in eval mode, never changed.
         example: an input of the batch size to be fast at.
         masks: 0 where a weight is pruned, by parameter name; without them whatever is 0 counts as pruned.
         choice: build this form (`report.choice` of an earlier call) without measuring.
 
-    Returns:
-        An `Accelerated` module, for inference, or the model as it was.
-
     Raises:
-        ValueError: for a mask that fits no parameter, or a choice that does not fit the model.
+        ValueError: for a mask that fits no parameter, a model that gives anything but a tensor, or a choice that does
+            not fit the model or gives other outputs.
 
     >>> net = nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 10))
     >>> fast = accelerate(net, torch.ones(8, 64), choice=Choice(form="dense"))
     >>> bool(torch.allclose(fast(torch.ones(8, 64)), net(torch.ones(8, 64)), atol=1e-5))
     True
     """
-    pruned = masked(model, masks)
+    whole = masked(model, masks)
+    pruned, expected = unwrap(whole), whole(example)
+    if not isinstance(expected, Tensor):
+        raise ValueError(
+            f"{type(model).__name__} gives a {type(expected).__name__}, not one tensor: accelerate the part that does"
+        )
     if choice is not None:
-        if choice.form == "none":
-            return model
-        return _build(shrink(pruned, None, example) if choice.shrunk else pruned, choice, example)
-    expected = pruned(example)
+        base = whole if choice.form == "none" else pruned
+        fast = _build(shrink(base, None, example) if choice.shrunk else base, choice, example)
+        if not _same(fast(example), expected):
+            raise ValueError(f"{choice} changes the outputs of {type(model).__name__}: choose without it")
+        return fast
     bases = {"": pruned}
     try:
         small = shrink(pruned, None, example)
@@ -197,30 +216,36 @@ def accelerate(
     if _count(small) < _count(pruned):
         bases["shrunk, "] = small
     layers = {prefix: _measure_layers(base, example) for prefix, base in bases.items()}
-    candidates: dict[str, tuple[nn.Module, Choice]] = {"as it was": (pruned, Choice(form="none"))}
+    candidates = {"as it was": _build(whole, Choice(form="none"), example)}
     for prefix, base in bases.items():
         chosen_forms = {la.name: la.chosen for la in layers[prefix]}
         for name, wanted in _choices(base, chosen_forms, example).items():
-            wanted = replace(wanted, shrunk=bool(prefix))
             try:
-                candidates[prefix + name] = (_build(base, wanted, example), wanted)
+                candidate = _build(base, replace(wanted, shrunk=bool(prefix)), example)
             except ValueError:
                 continue
-    seconds = measure({name: partial(candidate, example) for name, (candidate, _) in candidates.items()})
+            if _same(candidate(example), expected):
+                candidates[prefix + name] = candidate
+    calls = {name: partial(candidate, example) for name, candidate in candidates.items()}
+    seconds = measure({**calls, "as it was": partial(whole, example)})
     best = min(seconds, key=seconds.__getitem__)
-    fast, chosen = candidates[best]
-    report = Report(
+    fast = candidates[best]
+    fast.report = Report(
         shape=tuple(example.shape),
         threads=torch.get_num_threads(),
-        layers=layers["shrunk, " if chosen.shrunk else ""],
+        layers=layers["shrunk, " if fast.choice.shrunk else ""],
         seconds=seconds,
-        choice=chosen,
+        choice=fast.choice,
         chosen=best,
-        difference=float((fast(example) - expected).abs().max()),
+        difference=max((apart for apart, _ in differences(fast(example), expected)), default=0.0),
     )
-    result = model if best == "as it was" else fast
-    result.report = report  # type: ignore[assignment]
-    return result
+    return fast
+
+
+def _same(got: Tensor, expected: Tensor) -> bool:
+    """Whether two outputs are the same but for rounding: half the digits of their dtype."""
+    tolerance = torch.finfo(expected.dtype).eps ** 0.5 if expected.is_floating_point() else 0.0
+    return all(apart <= tolerance * (size or 1.0) for apart, size in differences(got, expected))
 
 
 def _count(model: nn.Module) -> int:
@@ -245,13 +270,18 @@ def _choices(model: nn.Module, chosen: dict[str, str], example: Tensor) -> dict[
     return out
 
 
-def _build(pruned: nn.Module, choice: Choice, example: Tensor) -> nn.Module:
+def _build(pruned: nn.Module, choice: Choice, example: Tensor) -> Accelerated:
+    if choice.form == "none":
+        return Accelerated(pruned, choice).eval()
     try:
         dense: nn.Module = folded(pruned)
     except ValueError:
         if choice.form == "plan":
             raise
         dense = copy.deepcopy(pruned)
+    for name in choice.layers:
+        if not isinstance(dict(dense.named_modules()).get(name), nn.Linear | nn.Conv2d):
+            raise ValueError(f"the choice names {name!r}, which is no linear map or convolution of this model")
     if choice.form == "plan":
         Plan(cast(Any, dense), example, choice.layers)
     elif choice.form == "sparse":
@@ -259,8 +289,6 @@ def _build(pruned: nn.Module, choice: Choice, example: Tensor) -> nn.Module:
             if form != "dense":
                 parent, _, last = name.rpartition(".")
                 setattr(dense.get_submodule(parent), last, _sparse(dense.get_submodule(name), form))
-    elif choice.form != "dense":
-        raise ValueError(f"there is no form {choice.form!r}; there are plan, sparse, dense and none")
     if choice.channels_last:
         dense = dense.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return Accelerated(dense.requires_grad_(False), choice).eval()
@@ -268,10 +296,12 @@ def _build(pruned: nn.Module, choice: Choice, example: Tensor) -> nn.Module:
 
 def _sparse(layer: nn.Module, form: str) -> nn.Module:
     block = 4 if form == "block" else 1
+    if is_hooked(layer):
+        raise ValueError(f"{layer} has forward hooks, which a sparse layer leaves out")
     if isinstance(layer, nn.Linear):
-        return SparseLinear(layer, block=block, trainable=False)
+        return SparseLinear(layer, block=block)
     assert isinstance(layer, nn.Conv2d)
-    return SparseConv2d(layer, block=block, trainable=False)
+    return SparseConv2d(layer, block=block)
 
 
 def _measure_layers(model: nn.Module, example: Tensor) -> list[Layer]:
@@ -279,7 +309,10 @@ def _measure_layers(model: nn.Module, example: Tensor) -> list[Layer]:
     inputs: dict[str, list[tuple[int, ...]]] = {}
     hooks = [
         module.register_forward_pre_hook(
-            lambda _, args, name=name: inputs.setdefault(name, []).append(tuple(args[0].shape))
+            lambda _, args, kwargs, name=name: inputs.setdefault(name, []).append(
+                tuple((*args, *kwargs.values())[0].shape)
+            ),
+            with_kwargs=True,
         )
         for name, module in model.named_modules()
         if type(module) in (nn.Linear, nn.Conv2d)
@@ -289,8 +322,8 @@ def _measure_layers(model: nn.Module, example: Tensor) -> list[Layer]:
         hook.remove()
     out = []
     for name, shapes in inputs.items():
-        layer = model.get_submodule(name)
-        if len(shapes) != 1 or not example.is_floating_point():
+        layer: Any = model.get_submodule(name)
+        if len(shapes) != 1 or not layer.weight.numel() or not example.is_floating_point():
             continue
         x = torch.randn(shapes[0], dtype=example.dtype, device=example.device)
         forms: dict[str, nn.Module] = {"dense": layer}

@@ -55,6 +55,12 @@ def export(model: nn.Module, path: str | Path, example: Tensor) -> float:
     plain = copy.deepcopy(model).cpu().eval()
     # A batch of one would be taken for a constant.
     points = example.cpu() if len(example) > 1 else example.cpu().repeat(2, *(1 for _ in example.shape[1:]))
+    with torch.no_grad():
+        given = plain(points)
+    if not isinstance(given, Tensor):
+        raise ValueError(
+            f"{type(model).__name__} gives a {type(given).__name__}, not one tensor: export the part that gives one"
+        )
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:
         made = Path(folder) / path.name
         with torch.no_grad(), _quiet():
@@ -64,9 +70,8 @@ def export(model: nn.Module, path: str | Path, example: Tensor) -> float:
                 raise
             # The exporters run the user's code on placeholders, and raise anything.
             except Exception as error:
-                first = str(error).strip().splitlines()
                 raise ValueError(
-                    f"{type(model).__name__} cannot be exported as {KINDS[path.suffix]}: {first[0] if first else error}"
+                    f"{type(model).__name__} cannot be exported as {KINDS[path.suffix]}: {str(error).strip()}"
                 ) from error
             worst = 0.0
             for x in (points, torch.cat([points, points])):

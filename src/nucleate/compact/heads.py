@@ -12,6 +12,9 @@ from typing import Any, cast
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.utils.parametrize import is_parametrized
+
+from nucleate.compact.layers import is_hooked
 
 
 def without_dead_heads(model: nn.Module) -> nn.Module:
@@ -22,7 +25,8 @@ def without_dead_heads(model: nn.Module) -> nn.Module:
     """
     owners = Counter(id(p) for m in model.modules() for p in m._parameters.values() if p is not None)
     for name, module in list(model.named_modules()):
-        if any(owners[id(p)] > 1 for p in module.parameters()):
+        plain = not any(is_hooked(m) or is_parametrized(m) for m in module.modules())
+        if not plain or any(owners[id(p)] > 1 for p in module.parameters()):
             continue
         if type(module) is nn.MultiheadAttention and module.bias_k is None and not module.add_zero_attn:
             fewer = _fewer(module)
@@ -36,6 +40,17 @@ def without_dead_heads(model: nn.Module) -> nn.Module:
         elif _is_llama(module):
             _cut_llama(module)
     return model
+
+
+def leave_nested_tensors(model: nn.Module) -> None:
+    """Encoders whose heads will go take torch's other route with a padding mask: nested tensors read their weights.
+
+    It gives the same, but for padded positions, where nested tensors leave zeros.
+    """
+    for encoder in (m for m in model.modules() if isinstance(m, nn.TransformerEncoder)):
+        attentions = (m for m in encoder.modules() if type(m) is nn.MultiheadAttention)
+        if any(_fewer(m) is not None for m in attentions):
+            encoder.use_nested_tensor = False
 
 
 class FewerHeads(nn.Module):

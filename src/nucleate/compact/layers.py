@@ -21,6 +21,11 @@ def is_activation(module: nn.Module) -> bool:
     return type(module).__module__ == "transformers.activations" and not list(module.parameters())
 
 
+def is_hooked(module: nn.Module) -> bool:
+    """Whether the user's code runs before or after it, which another form of the layer would leave out."""
+    return bool(module._forward_hooks or module._forward_pre_hooks)
+
+
 def matrix(module: nn.Module) -> Tensor:
     """A copy of the weights, (out, in / groups, ...)."""
     weight = cast(Tensor, module.weight).detach()
@@ -44,7 +49,7 @@ def groups_of(module: nn.Module) -> int:
     return int(getattr(module, "groups", 1))
 
 
-def is_padded(module: nn.Module) -> bool:
+def is_padded(module: nn.Module | None) -> bool:
     """Whether zeros come in at the border; other kinds of padding repeat what is there."""
     if getattr(module, "padding_mode", "zeros") != "zeros":
         return False

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import fx, nn
 
+from nucleate.compact.layers import is_hooked
 from nucleate.compact.sparse import conv_padding
 
 RELU = (F.relu, torch.relu, torch.relu_, "relu", "relu_")
@@ -22,6 +23,8 @@ class Reading:
         self.modules = dict(graph.named_modules())
         self._pads: dict[fx.Node, int] = {}
         for node in graph.graph.nodes:
+            if node.op.startswith("call") and not node.args:
+                raise ValueError(f"{node.name} gets its tensor by keyword")
             self._need(node)
 
     def _need(self, node: fx.Node) -> None:
@@ -54,6 +57,8 @@ class Reading:
     def _kind(self, node: fx.Node) -> str:
         if node.op == "call_module":
             module = self.modules[str(node.target)]
+            if is_hooked(module):
+                raise ValueError(f"{node.target} has forward hooks, which a plan leaves out")
             for kind, types in (
                 ("product", nn.Linear | nn.Conv2d),
                 ("relu", nn.ReLU),
@@ -84,6 +89,15 @@ class Reading:
     def _is_folded(self, relu: fx.Node) -> bool:
         parent = self._parent(relu)
         return self._relu_after(parent) is relu and self._kind(parent) in ("product", "add")
+
+    def _is_only_reader(self, node: fx.Node) -> bool:
+        """Whether nothing else reads the value that a node reads."""
+        source = self._source(node)
+        while node is not source:
+            node = self._parent(node)
+            if len(node.users) > 1:
+                return False
+        return True
 
     def _parent(self, node: fx.Node) -> fx.Node:
         parent = node.args[0]

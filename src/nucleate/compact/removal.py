@@ -62,7 +62,8 @@ class Shrinker(Channels):
                     total = (weight[rows][:, left].double() * share).sum(1).to(weight.dtype)
                     weight[rows, left] = 0
                     weight[rows, one] = total
-            set_matrix(module, weight)
+            if not torch.equal(weight, matrix(module)):
+                set_matrix(module, weight)
 
     # What nobody reads goes.
 
@@ -75,6 +76,8 @@ class Shrinker(Channels):
                 atoms = self.values[node].atoms.tolist()
                 own |= torch.tensor([self._find(a) in alive for a in atoms], dtype=torch.bool)
             kind, module = self._kind(node)
+            if kind == "points":
+                continue
             for source in node.all_input_nodes:
                 if source not in used:
                     continue

@@ -9,6 +9,7 @@ more goes: what a removed unit read may be read by nobody else.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -16,10 +17,12 @@ from torch import Tensor, fx, nn
 from torch.fx.passes.shape_prop import ShapeProp
 
 from nucleate.compact.fold import masked
-from nucleate.compact.heads import without_dead_heads
+from nucleate.compact.heads import FewerHeads, leave_nested_tensors, without_dead_heads
 from nucleate.compact.layers import is_activation, is_transposed
+from nucleate.compact.outputs import differences
 from nucleate.compact.removal import Shrinker
-from nucleate.probes.tap import first_tensor
+from nucleate.compact.tracing import Tracer
+from nucleate.probes.tap import first_tensor, unwrap
 
 TOLERANCE = 1e-5
 """Largest difference of an output, relative to the largest output, that counts as the same function."""
@@ -32,15 +35,19 @@ def shrink(model: nn.Module, masks: Mapping[str, Tensor] | None, example: Any) -
     Llama, key and value heads with all their queries. Units and channels go through residual sums, concatenation,
     grouped and depthwise convolutions, batch normalisation, gated products and flattening. A model that cannot be
     traced as a whole is shrunk module by module, inputs and outputs kept. A constant that a padded convolution reads
-    cannot go into a bias, for the border sees less of it: all such channels become one.
+    cannot go into a bias, for the border sees less of it: all such channels become one. Layers with hooks or
+    parametrisations stay whole. An `nn.TransformerEncoder` that lost heads uses no nested tensors: with a padding mask
+    its padded positions, which nobody should read, hold other numbers than 0.
 
     Args:
-        model: any module; never changed. The result has its classes, with smaller layers.
+        model: any module; never changed. The result has its classes, with smaller layers; of a model in `torch.compile`
+            or `DataParallel` it is the smaller module inside.
         masks: 0 where a weight is pruned, by parameter name; none: whatever is 0 counts as pruned.
         example: a tensor, a tuple of arguments or a dict of keywords; the result serves all sizes that the model does.
 
     Raises:
-        ValueError: for a mask that fits no parameter; if the smaller model's outputs differ by more than 1e-5.
+        ValueError: for a mask that fits no parameter; if a tensor of the smaller model's outputs differs by more than
+            1e-5 of its largest value (or of 1), or its code counts on the sizes of its layers.
 
     >>> net = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 4))
     >>> mask = torch.ones(16, 8); mask[:12] = 0
@@ -48,26 +55,38 @@ def shrink(model: nn.Module, masks: Mapping[str, Tensor] | None, example: Any) -
     >>> small[0], small[2]
     (Linear(in_features=8, out_features=4, bias=True), Linear(in_features=4, out_features=4, bias=True))
     """
-    out = masked(model, masks)
+    out = unwrap(masked(model, masks))
     with torch.no_grad():
-        expected = first_tensor(_call(out, example), "the model")
+        leave_nested_tensors(out)
+        expected = _call(out, example)
+        first_tensor(expected, "the model")
         out = without_dead_heads(out)
-        for name, module, inputs in list(_traceable(out, example)):
+        with _refusing(model):
+            parts = list(_traceable(out, example))
+        for name, module, inputs in parts:
             Shrinker(name, module, inputs).run()
-        try:
-            got = first_tensor(_call(out, example), "the model")
-        # The model's own code may count on its sizes.
-        except Exception as error:
+        with _refusing(model):
+            got = _call(out, example)
+    if isinstance(out, FewerHeads):
+        got, expected = got[0], expected[0]
+    for difference, size in differences(got, expected):
+        if not difference <= TOLERANCE * max(1.0, size):
             raise ValueError(
-                f"{type(model).__name__} does not run with smaller layers ({error}): its code counts on their sizes; "
-                "shrink the part that does not"
-            ) from error
-    difference = float((got - expected).abs().max()) if got.shape == expected.shape else float("inf")
-    if not difference <= TOLERANCE * max(1.0, float(expected.abs().max())):
-        raise ValueError(
-            f"shrinking {type(model).__name__} changed its outputs by {difference:.2g}; nothing is returned"
-        )
+                f"shrinking {type(model).__name__} changed its outputs by {difference:.2g}; nothing is returned"
+            )
     return out
+
+
+@contextmanager
+def _refusing(model: nn.Module) -> Iterator[None]:
+    try:
+        yield
+    # The model's own code may count on its sizes, and raise anything.
+    except Exception as error:
+        raise ValueError(
+            f"{type(model).__name__} does not run with smaller layers ({error}): its code counts on their sizes; "
+            "shrink the part that does not"
+        ) from error
 
 
 def _call(model: nn.Module, example: Any) -> Any:
@@ -76,7 +95,7 @@ def _call(model: nn.Module, example: Any) -> Any:
     return model(*example) if isinstance(example, tuple) else model(example)
 
 
-class _Tracer(fx.Tracer):
+class _Tracer(Tracer):
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         """Layers of torch, and activations and the transposed linear map of `transformers`, are not looked into."""
         return is_transposed(m) or is_activation(m) or super().is_leaf_module(m, module_qualified_name)
@@ -103,8 +122,7 @@ def _traceable(model: nn.Module, example: Any) -> Iterator[tuple[str, fx.GraphMo
         args = arguments.get(name)
         if args is not None and (not name or next(module.children(), None) is not None):
             try:
-                tracer = _Tracer()
-                graph = fx.GraphModule(module, tracer.trace(module))
+                graph = _Tracer().graph_of(module)
                 ShapeProp(graph).propagate(*args)
             # The user's code runs on placeholders here, and may raise anything: its parts are tried.
             except Exception:
