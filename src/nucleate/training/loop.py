@@ -1,7 +1,8 @@
 """A plain training loop: a generator that hands over after every epoch.
 
-An epoch is a function of the state before it, the seed and its number, and of nothing else: the data order comes from
-(seed, epoch), so a training that is killed and resumed from any epoch's state ends in the same bits.
+An epoch is a function of the state before it, the seed and its number, and of nothing else: the data order and what
+the network draws (dropout, say) come from (seed, epoch), so a training that is killed and resumed from any epoch's
+state ends in the same bits.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from nucleate.machine.tuning import Tuning, tuned
 from nucleate.pruning.masks import Masks
 from nucleate.spec import TrainSpec
 from nucleate.training import parallel, state
+from nucleate.training.draws import seeded
 from nucleate.training.objective import loss_of as loss_of
 from nucleate.training.objective import make_optimizer as make_optimizer
 from nucleate.training.survivors import Survivors, survivors
@@ -107,7 +109,9 @@ class Training:
             group["lr"] = lr
         self.model.train()
         total = torch.zeros((), dtype=torch.float64, device=self.inputs.device)
-        with tuned(self.tuning):
+        # Each process drops units of its own part of a batch.
+        drawn = seeded(self.seed, f"epoch {self.epoch}, rank {parallel.rank()}", self.inputs.device)
+        with tuned(self.tuning), drawn:
             parts = batches(len(self.inputs), self.spec.batch_size, seed=self.seed, epoch=self.epoch)
             # One transfer an epoch: a step waits for nothing that the host has to send.
             order = torch.cat(parts).to(self.inputs.device)
