@@ -272,6 +272,47 @@ def test_from_the_command_line_to_the_report(tmp_path: Path, capsys: pytest.Capt
     assert capsys.readouterr().err.count("\n") == 1
 
 
+OWN = """
+import math
+from torch import nn
+from torch.nn import functional as F
+
+class Net(nn.Module):
+    def __init__(self, shape, classes, width, skip=0.0, drop=0.0):
+        super().__init__()
+        self.a, self.r, self.b = nn.Linear(math.prod(shape), width), nn.ReLU(), nn.Linear(width, width)
+        self.r2, self.c = nn.ReLU(), nn.Linear(width, classes)
+        self.skip, self.drop = skip, drop
+
+    def forward(self, x):
+        h = self.r(self.a(x.flatten(1)))
+        return self.c(self.skip * h + self.r2(self.b(F.dropout(h, self.drop, self.training))))
+
+def chain(shape, classes): return Net(shape, classes, 8)
+def skipping(shape, classes): return Net(shape, classes, 8, skip=1.0)
+def dropping(shape, classes): return Net(shape, classes, 8, drop=0.9)
+"""
+
+
+@pytest.fixture
+def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Module of networks of a user's own."""
+    name = f"own_{tmp_path.name}"
+    (tmp_path / f"{name}.py").write_text(OWN)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    return name
+
+
+def test_own_networks_train_as_their_forward_pass_says(tmp_path: Path, own: str) -> None:
+    small = replace(NETWORKS, widths=(8,), samples=(), validation=0, points=2)
+    losses = {}
+    for name in ("chain", "skipping", "dropping"):
+        done = run(replace(small, model=ModelSpec(name=f"{own}:{name}")), root=tmp_path)
+        losses[name] = [r["value"] for r in done.select(metric="loss", split="train", epoch=40)]
+    assert len({tuple(values) for values in losses.values()}) == 3
+    assert max(losses["chain"]) < min(losses["dropping"])
+
+
 def test_maps_come_with_a_second_axis(tmp_path: Path) -> None:
     done = run(NETWORKS, root=tmp_path)
     text = page([done], tmp_path / "page.html").read_text()

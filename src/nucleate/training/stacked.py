@@ -25,12 +25,10 @@ from typing import Any
 import torch
 from safetensors.torch import load, save
 from torch import Tensor, nn
-from torch.func import functional_call
 from torch.nn import functional as F
 
 from nucleate.machine.extension import DISABLE
 from nucleate.machine.tuning import Tuning, tuned
-from nucleate.probes.tap import evaluating
 from nucleate.spec import TrainSpec
 from nucleate.training.chain import Chain
 from nucleate.training.loop import batches, check, learning_rate
@@ -130,7 +128,6 @@ class Stack:
         self._steps = [0] * count
         self.update = Update(dtype, device, tuning)
         self._hold()
-        self._compare()
 
     def __len__(self) -> int:
         return len(self.replicas)
@@ -326,22 +323,6 @@ class Stack:
         """Views of the running replicas' parameters; made anew whenever their number changes."""
         self._p, self._g = self.chain.views(self.rows[: self.running]), self.chain.views(self.gradients[: self.running])
         self._statistics = {name: value[: self.running] for name, value in self.statistics.items()}
-
-    @torch.no_grad()
-    def _compare(self) -> None:
-        """Refuse a network whose own forward pass is not the chain that its modules suggest."""
-        x = self.inputs[:2]
-        ours = self.logits(x)
-        for i, replica in enumerate(self.replicas):
-            model = replica.model
-            own = {name: value.to(x.device) for name, value in model.state_dict().items()}
-            own |= {name: own[name] * mask.to(x.device) for name, mask in (replica.masks or {}).items()}
-            with evaluating(model):
-                theirs = functional_call(model, own, x)
-            if theirs.shape != ours[i].shape or not torch.allclose(theirs, ours[i], rtol=1e-3, atol=1e-4):
-                raise ValueError(
-                    f"replica {i}: {type(model).__name__} is no plain chain of its Linear, BatchNorm1d and ReLU modules"
-                )
 
     def _places(self) -> list[int]:
         return sorted(range(len(self)), key=self.order.__getitem__)
