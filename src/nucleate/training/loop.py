@@ -30,6 +30,10 @@ FIT_BATCH = 256
 """Points that are asked together whether they fit: few, for the first that does not ends the question."""
 
 
+class Diverged(ValueError):
+    """A training whose loss is no longer finite."""
+
+
 @dataclass(frozen=True)
 class Epoch:
     """What the loop knows at the end of an epoch (epoch 0: before the first step)."""
@@ -143,7 +147,7 @@ class Training:
         self.epoch += 1
         mean = float(parallel.total(total)) / len(self.inputs)
         if not math.isfinite(mean):
-            raise ValueError(
+            raise Diverged(
                 f"the training loss became {mean} in epoch {self.epoch}: lower the learning rate ({self.spec.lr:g})"
             )
         return mean

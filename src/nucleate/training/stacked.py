@@ -64,7 +64,7 @@ class StackEpoch:
     losses: Tensor
     """float64 (R,): mean training loss over the epoch's steps; nan at epoch 0 and for replicas that ended before.
 
-    A replica whose loss is not finite is ended; alone it would have been an error.
+    A replica whose loss is not finite is ended, and its weights become nan; alone it would have been an error.
     """
 
 
@@ -209,7 +209,7 @@ class Stack:
 
     @torch.no_grad()
     def evaluate(self, inputs: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """Error and mean cross-entropy of every replica in eval mode, each float64 (R,) on the CPU.
+        """Error and mean cross-entropy of every replica in eval mode, each float64 (R,) on the CPU; nan if it diverged.
 
         Args:
             inputs: (N, ...).
@@ -219,7 +219,7 @@ class Stack:
         errors, losses = torch.zeros(2, len(self), dtype=torch.float64, device=self.rows.device)
         for start in range(0, len(inputs), EVAL_POINTS):
             z, y = self.logits(inputs[start : start + EVAL_POINTS]), own[:, start : start + EVAL_POINTS]
-            errors += (z.argmax(2) != y).sum(1)
+            errors += torch.where(z.isfinite().all(2), z.argmax(2) != y, math.nan).sum(1)
             losses += F.cross_entropy(z.mT, y, reduction="none").sum(1, dtype=torch.float64)
         return (errors / len(inputs)).cpu(), (losses / len(inputs)).cpu()
 
@@ -307,6 +307,7 @@ class Stack:
         losses[active] = (total / size).cpu()
         for r in active:
             if not math.isfinite(losses[r]):
+                self.rows[self.order.index(r)] = math.nan
                 self.stop(r)
         return losses
 
