@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -135,11 +137,21 @@ def test_divergence_is_one_error() -> None:
 
 
 @pytest.mark.parametrize(
-    "spec", [TrainSpec(lr=0.0), TrainSpec(epochs=0), TrainSpec(batch_size=0), TrainSpec(error_floor=1.0)]
+    ("name", "value"),
+    [
+        ("lr", 0.0),
+        ("lr", math.nan),
+        ("epochs", 0),
+        ("batch_size", 0),
+        ("threads", 0),
+        ("error_floor", 1.0),
+        ("weight_decay", math.nan),
+        ("momentum", 1.0),
+    ],
 )
-def test_numbers_that_make_no_training_are_refused(spec: TrainSpec) -> None:
-    with pytest.raises(ValueError, match=r"train\."):
-        make(spec)
+def test_numbers_that_make_no_training_are_refused(name: str, value: float) -> None:
+    with pytest.raises(ValueError, match=rf"train\.{name} .*, not {value}"):
+        make(TrainSpec(**{name: value}))  # type: ignore[arg-type]
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this computer has CUDA")

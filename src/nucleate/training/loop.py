@@ -212,13 +212,16 @@ def check(spec: TrainSpec) -> None:
     Raises:
         ValueError: with the field, what was given and what it must be.
     """
-    for name, low in {"lr": 0.0, "epochs": 0, "batch_size": 0}.items():
-        if getattr(spec, name) <= low:
-            raise ValueError(f"train.{name} must be above {low}, not {getattr(spec, name)}")
+    for name in ("lr", "epochs", "batch_size", "threads"):
+        value = getattr(spec, name)
+        if value is not None and not 0 < value < math.inf:
+            raise ValueError(f"train.{name} must be a number above 0, not {value}")
     if not 0 <= spec.error_floor < 1:
         raise ValueError(f"train.error_floor must be in [0, 1), not {spec.error_floor}")
-    if spec.weight_decay < 0 or not 0 <= spec.momentum < 1:
-        raise ValueError("train.weight_decay must be at least 0 and train.momentum in [0, 1)")
+    if not 0 <= spec.weight_decay < math.inf:
+        raise ValueError(f"train.weight_decay must be a number from 0 on, not {spec.weight_decay}")
+    if not 0 <= spec.momentum < 1:
+        raise ValueError(f"train.momentum must be in [0, 1), not {spec.momentum}")
     if spec.sparse and spec.device != "cpu":
         raise ValueError(f"train.sparse trains on the CPU, not on {spec.device}: on a GPU shrink the network instead")
     if spec.device.startswith("cuda") and not torch.cuda.is_available():

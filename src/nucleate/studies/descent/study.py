@@ -27,6 +27,7 @@ from nucleate.studies.descent.trained import EARLY, Cell, Trained, epochs_at, st
 from nucleate.studies.points import Points, take
 from nucleate.studies.progress import Progress
 from nucleate.studies.setting import sources
+from nucleate.training.loop import check as check_training
 
 SQUARED_FIT = 1e-6
 """Training loss of the closed form that counts as fitting its points."""
@@ -52,6 +53,8 @@ def check(spec: DescentSpec) -> None:
     if not spec.widths or min(spec.widths) < 1 or (spec.model.name == "tree" and min(spec.widths) < 2):
         least = 2 if spec.model.name == "tree" else 1
         raise ValueError(f"widths must be whole numbers from {least} on, not {list(spec.widths)}")
+    if spec.model.name not in FAMILIES:
+        check_training(spec.train)
     if spec.samples and min(spec.samples) < 1:
         raise ValueError(f"samples must be at least 1, not {list(spec.samples)}")
     for noise in (*spec.noises, spec.data.label_noise):
