@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 import re
 import sys
@@ -25,6 +26,8 @@ def is_function_name(name: str) -> bool:
 def find_function(name: str) -> Callable[..., Any]:
     """Function that `package.module:function` names; the current folder is searched before the installed packages.
 
+    Whatever it raises when it is called comes as a ValueError that names it.
+
     Raises:
         ValueError: if the name has another form, the module cannot be imported, or it has no such function.
 
@@ -44,7 +47,16 @@ def find_function(name: str) -> Callable[..., Any]:
     if not callable(function):
         what = "has no" if function is None else "has no callable"
         raise ValueError(f"module {module_name!r} {what} {attribute!r}, which {name!r} asks for")
-    return function  # type: ignore[no-any-return]
+
+    @functools.wraps(function)
+    def called(*args: Any, **options: Any) -> Any:
+        try:
+            return function(*args, **options)
+        # The function is the user's and may raise anything.
+        except Exception as error:
+            raise ValueError(f"{name} failed: {type(error).__name__}: {error}") from error
+
+    return called
 
 
 @contextmanager

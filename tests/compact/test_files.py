@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import save_file
 from torch import Generator, Tensor, nn
+from torch.optim.swa_utils import AveragedModel
 
 from nucleate.compact.files import load_sparse, read_record, save_sparse
+from nucleate.pruning.prune import prune
 
 
 def same_bits(a: Tensor, b: Tensor) -> bool:
@@ -70,6 +73,31 @@ def test_a_file_is_read_tensor_by_tensor(tmp_path: Path) -> None:
     assert torch.equal(load_sparse(tmp_path / "sparse")["weight"], net.weight * mask)
 
 
+def test_a_mask_on_any_name_of_tied_weights_holds(tmp_path: Path) -> None:
+    weight = torch.randn(40, 30, generator=Generator().manual_seed(0))
+    mask = torch.rand(40, 30, generator=Generator().manual_seed(1)) < 0.1
+    for masks in ({"b": mask}, {"a": mask}, {"a": mask, "b": mask.float()}):
+        save_sparse({"a": weight, "b": weight}, tmp_path / "f", masks)
+        back = load_sparse(tmp_path / "f")
+        assert same_bits(back["a"], torch.where(mask, weight, torch.zeros(())))
+        assert same_bits(back["b"], back["a"])
+    with pytest.raises(ValueError, match="'b' and 'a' are one tensor, but their masks differ"):
+        save_sparse({"a": weight, "b": weight}, tmp_path / "f", {"a": mask, "b": ~mask})
+
+
+@pytest.mark.parametrize(
+    "wrap", [nn.DataParallel, AveragedModel, lambda net: torch.compile(net, backend="eager")], ids=str
+)
+def test_wrapped_models_take_the_names_that_prune_gives(wrap: Callable[[nn.Module], nn.Module], tmp_path: Path) -> None:
+    net = nn.Sequential(nn.Linear(30, 20), nn.Linear(20, 2))
+    wrapped = wrap(net)
+    masks = prune(wrapped, "magnitude", 0.1).masks
+    assert list(masks) == ["0.weight"]
+    save_sparse(wrapped, tmp_path / "f", masks)
+    net.load_state_dict(load_sparse(tmp_path / "f"))
+    assert int((net[0].weight != 0).sum()) == masks.kept
+
+
 def test_damage_anywhere_is_one_clear_error(tmp_path: Path) -> None:
     path = tmp_path / "f"
     save_sparse({"a": torch.eye(40), "b": torch.arange(6.0)}, path)
@@ -97,6 +125,11 @@ def test_refusals_name_what_is_wrong(tmp_path: Path) -> None:
         save_sparse(net, tmp_path / "f", {"weight": torch.ones(3, 2)})
     with pytest.raises(ValueError, match="record is no JSON"):
         save_sparse(net, tmp_path / "f", record={"x": torch.ones(1)})
+    for name in ("w.bits", "w.values", "__metadata__"):
+        with pytest.raises(ValueError, match=f"would hold {name!r} twice: rename"):
+            save_sparse({name: torch.ones(3), "w": torch.eye(100)}, tmp_path / "f")
+    with pytest.raises(ValueError, match="'_extra_state' is a dict, not a tensor"):
+        save_sparse({"w": torch.ones(3), "_extra_state": {"a": 1}}, tmp_path / "f")  # type: ignore[dict-item]
     with pytest.raises(ValueError, match="there is no file"):
         load_sparse(tmp_path / "g")
     save_file({"a": torch.ones(2)}, tmp_path / "plain")

@@ -145,6 +145,10 @@ class TestUsersFunction:
             "    net = torch.nn.Linear(shape[0], classes)\n"
             "    torch.nn.init.normal_(net.weight, generator=generator)\n"
             "    return net\n"
+            "def nothing(): return torch.nn.Linear(6, 3)\n"
+            "def classes_only(num_classes): return torch.nn.Linear(6, num_classes)\n"
+            "def generator_only(generator): return torch.nn.Linear(6, 3)\n"
+            "def usual(width=3): return torch.nn.Linear(6, width)\n"
             "def broken(shape, classes): raise KeyError('no such thing')\n"
             "def wrong(shape, classes): return 3\n"
             "CONSTANT = 1\n"
@@ -153,10 +157,10 @@ class TestUsersFunction:
         yield
         sys.modules.pop("my_nets", None)
 
-    @pytest.mark.parametrize("name", ["my_nets:plain", "my_nets:drawn"])
+    @pytest.mark.parametrize("name", ["plain", "drawn", "nothing", "classes_only", "generator_only", "usual"])
     def test_is_reproducible_and_leaves_the_global_generator(self, name: str) -> None:
         before, path = torch.get_rng_state(), list(sys.path)
-        first, again, other = (make(s, name=name, shape=(6,), classes=3).weight for s in (1, 1, 2))
+        first, again, other = (make(s, name=f"my_nets:{name}", shape=(6,), classes=3).weight for s in (1, 1, 2))
         assert torch.equal(torch.get_rng_state(), before)
         assert sys.path == path
         assert torch.equal(first, again) and not torch.equal(first, other)
@@ -165,7 +169,7 @@ class TestUsersFunction:
         ("name", "says"),
         [
             ("my_nets:broken", "no such thing"),
-            ("my_nets:wrong", r"returned int.*torch\.nn\.Module"),
+            ("my_nets:wrong", r"made a int, not a torch\.nn\.Module"),
             ("my_nets:absent", "has no 'absent'"),
             ("my_nets:CONSTANT", "has no callable 'CONSTANT'"),
             ("no_such_module:f", "cannot import 'no_such_module'"),

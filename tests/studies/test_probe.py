@@ -173,6 +173,7 @@ def test_a_function_that_asks_for_shape_and_classes_gets_them(name: str, here: P
         (["--model", "probed_nets:net", "--pool", "max"], "pool"),
         (["--model", "probed_nets:net", "--classifier", "body.0"], "has no weight"),
         (["--model", "probed_nets:net", "--data", "nowhere"], "nowhere"),
+        (["--model", "probed_nets:net", "--device", "cuda:99"], "device is 'cuda:99', but this computer has cpu"),
         (["--model", "probed_nets:net", "--k", "0"], "k must be at least 1"),
         (["--model", "probed_nets:net", "--batch-size", "0"], "batch_size must be at least 1"),
         (["--model", "probed_nets:net", "--convention", "papyan"], "papyan"),

@@ -27,15 +27,13 @@ def doctor(args: Sequence[str]) -> int:
     """What this machine does fast, by measuring; known faults of the installation."""
     options = parse(DoctorOptions, args, "nucleate doctor", default=DoctorOptions())
 
-    import torch
-
     from nucleate.compact.native import status
     from nucleate.geometry import native
+    from nucleate.machine.devices import check_device
     from nucleate.machine.doctor import faults
     from nucleate.machine.selftest import cache_folder, keep, measure
 
-    if options.device != "cpu" and not torch.cuda.is_available():
-        raise ValueError(f"--device is {options.device!r}, but this computer has no usable CUDA device; use cpu")
+    check_device(options.device, "--device")
     test = measure(options.device)
     kept = keep(test, replace=True)
     found = faults()

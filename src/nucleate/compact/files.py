@@ -17,6 +17,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
+from nucleate.probes.tap import unwrap
+
 FORMAT = 1
 """Version of the file's layout, in its header."""
 
@@ -53,17 +55,19 @@ def save_sparse(
     that loads on demand, or a safetensors file, may be larger than memory. The file is complete or not there at all.
 
     Args:
-        model: its state_dict is saved; or a mapping from names to tensors, or the path of a safetensors file.
+        model: its state_dict is saved, under the names inside of a wrapped model; or a mapping from names to tensors,
+            or the path of a safetensors file.
         path: the file to write.
-        masks: 0 where a weight is pruned, by parameter name; pruned weights are read back as 0. Without them whatever
-            is not 0 is kept; a pruned -0.0 is read back as 0.0.
+        masks: 0 where a weight is pruned, by parameter name, of tied weights by any of theirs; pruned weights are read
+            back as 0. Without them whatever is not 0 is kept; a pruned -0.0 is read back as 0.0.
         record: how it was pruned, for the header: anything that JSON holds.
 
     Returns:
         Bytes written.
 
     Raises:
-        ValueError: for a mask that fits no tensor, a record that is no JSON, a dtype that safetensors lacks.
+        ValueError: for a mask that fits no tensor, masks of tied weights that differ, a record that is no JSON, a dtype
+            that safetensors lacks, a value that is no tensor, a name that another tensor's part takes.
 
     >>> import tempfile
     >>> net = nn.Linear(1000, 100, bias=False)
@@ -75,28 +79,23 @@ def save_sparse(
     (True, True)
     """
     with _tensors(model) as tensors:
-        kept = dict(masks or {})
-        for name, mask in kept.items():
-            if name not in tensors:
-                raise ValueError(f"there is a mask for {name!r}, but no such tensor; there are {', '.join(tensors)}")
-            if mask.shape != tensors[name].shape:
-                raise ValueError(
-                    f"the mask of {name!r} has shape {tuple(mask.shape)}, its tensor {tuple(tensors[name].shape)}"
-                )
+        aliases = _aliases(tensors)
+        kept = _by_first_name(masks or {}, tensors, aliases)
         described: dict[str, Any] = {}
-        header: dict[str, Any] = {}
+        header: dict[str, Any] = {"__metadata__": {}}
         offset = 0
 
         def place(name: str, dtype: str, shape: list[int], size: int) -> None:
             nonlocal offset
+            if name in header:
+                raise ValueError(f"the file would hold {name!r} twice: rename the tensor of that name")
             header[name] = {"dtype": dtype, "shape": shape, "data_offsets": [offset, offset + size]}
             offset += size
 
-        aliases = _aliases(tensors)
         for name in tensors:
             if name in aliases:
                 continue
-            tensor = tensors[name].detach()
+            tensor = _tensor(tensors, name)
             if tensor.dtype not in _DTYPES:
                 raise ValueError(f"safetensors has no dtype for {name!r}, {tensor.dtype}")
             parts = _parts(tensor, kept.get(name))
@@ -114,16 +113,16 @@ def save_sparse(
             place(name + VALUES, dtype, [count], len(parts[1]))
         meta = {"format": FORMAT, "tensors": described, "aliases": aliases, "record": dict(record or {})}
         try:
-            text = json.dumps({"__metadata__": {"nucleate": json.dumps(meta, allow_nan=False)}, **header})
+            header["__metadata__"] = {"nucleate": json.dumps(meta, allow_nan=False)}
         except (TypeError, ValueError) as error:
             raise ValueError(f"the record is no JSON: {error}") from error
-        packed = text.encode()
+        packed = json.dumps(header).encode()
         packed += b" " * (-len(packed) % 8)
         with _complete(Path(path)) as file:
             file.write(struct.pack("<Q", len(packed)))
             file.write(packed)
             for name in described:
-                for part in _parts(tensors[name].detach(), kept.get(name)):
+                for part in _parts(_tensor(tensors, name), kept.get(name)):
                     file.write(part)
             return file.tell()
 
@@ -162,6 +161,15 @@ def read_sparse(path: str | Path) -> Iterator[tuple[str, Tensor]]:
         raise ValueError(f"{path} is damaged: {error}") from error
     except ValueError as error:
         raise ValueError(f"{path} is damaged: {error}") from error
+
+
+def is_sparse(path: str | Path) -> bool:
+    """Whether `save_sparse` wrote a file, of whatever version."""
+    try:
+        with safe_open(str(path), framework="pt") as file:
+            return "nucleate" in (file.metadata() or {})
+    except (SafetensorError, OSError):
+        return False
 
 
 def read_record(path: str | Path) -> dict[str, Any]:
@@ -242,11 +250,37 @@ def _aliases(tensors: Mapping[str, Tensor]) -> dict[str, str]:
         return {}
     first: dict[tuple[Any, ...], str] = {}
     found: dict[str, str] = {}
-    for name, t in tensors.items():
+    for name in tensors:
+        t = _tensor(tensors, name)
         key = (t.data_ptr(), t.dtype, tuple(t.shape), t.stride())
         if t.numel() and key in first:
             found[name] = first[key]
         first.setdefault(key, name)
+    return found
+
+
+def _tensor(tensors: Mapping[str, Tensor], name: str) -> Tensor:
+    value: object = tensors[name]
+    if not isinstance(value, Tensor):
+        raise ValueError(f"{name!r} is a {type(value).__name__}, not a tensor: give a state_dict without it")
+    return value.detach()
+
+
+def _by_first_name(
+    masks: Mapping[str, Tensor], tensors: Mapping[str, Tensor], aliases: Mapping[str, str]
+) -> dict[str, Tensor]:
+    """The masks, each under the name that its tensor is stored by."""
+    found: dict[str, Tensor] = {}
+    for name, mask in masks.items():
+        if name not in tensors:
+            raise ValueError(f"there is a mask for {name!r}, but no such tensor; there are {', '.join(tensors)}")
+        shape = tuple(_tensor(tensors, name).shape)
+        if mask.shape != shape:
+            raise ValueError(f"the mask of {name!r} has shape {tuple(mask.shape)}, its tensor {shape}")
+        first = aliases.get(name, name)
+        if first in found and not torch.equal(found[first].cpu() != 0, mask.cpu() != 0):
+            raise ValueError(f"{name!r} and {first!r} are one tensor, but their masks differ: give one mask")
+        found[first] = mask
     return found
 
 
@@ -272,7 +306,7 @@ class _OnDemand(Mapping[str, Tensor]):
 @contextmanager
 def _tensors(model: nn.Module | Mapping[str, Tensor] | str | Path) -> Iterator[Mapping[str, Tensor]]:
     if isinstance(model, nn.Module):
-        yield dict(model.state_dict())
+        yield dict(unwrap(model).state_dict())
     elif isinstance(model, str | Path):
         if not Path(model).is_file():
             raise ValueError(f"there is no file {model}")

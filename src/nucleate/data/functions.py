@@ -23,14 +23,9 @@ def from_function(name: str) -> Source:
         DataError: if it cannot be found, fails, or returns something else.
     """
     try:
-        function = find_function(name)
+        value = find_function(name)()
     except ValueError as error:
         raise DataError(str(error)) from error
-    try:
-        value = function()
-    # The function is the user's and may raise anything.
-    except Exception as error:
-        raise DataError(f"{name} failed: {type(error).__name__}: {error}") from error
     if isinstance(value, Dataset):
         value = {
             "x_train": value.train_inputs,

@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 import torch
 
+from nucleate.machine.devices import check_device
 from nucleate.machine.extension import DISABLE, in_use
 from nucleate.machine.matmul import bf16_is_native, matmul_route, medium_keeps_float32
 from nucleate.machine.selftest import self_test
@@ -39,8 +40,9 @@ def choose_tuning(*, precision: str, threads: int | None, convolutional: bool, d
     """Choose for this machine by its self-test: nothing but the threads for `precision="fp32"`.
 
     Raises:
-        ValueError: for fewer than one thread.
+        ValueError: for fewer than one thread, or a device that this computer lacks.
     """
+    check_device(device, "train.device")
     if threads is not None and threads < 1:
         raise ValueError(f"train.threads must be at least 1, not {threads}")
     if precision == "fp32":

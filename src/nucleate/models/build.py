@@ -37,9 +37,8 @@ def build(spec: ModelSpec, input_shape: tuple[int, ...], num_classes: int, *, ge
     """Network of a spec, for inputs (N, *input_shape), with C = num_classes outputs (two for two classes).
 
     Its last linear map is named `classifier`. Weights are drawn by `initialise` from the generator; the global
-    generator is neither read nor moved. A user's `package.module:function` is called as
-    `function(input_shape, num_classes)`, or with `generator=` too if it takes one; without, its draws come from a
-    global generator that is seeded from `generator` for the call and put back, and its own initial values are kept.
+    generator is neither read nor moved. The network of a user's `package.module:function` (see `from_function`) keeps
+    its own initial values.
 
     Raises:
         ValueError: for an unknown name, a width, depth or input shape that makes no network, a function that fails.
@@ -52,7 +51,7 @@ def build(spec: ModelSpec, input_shape: tuple[int, ...], num_classes: int, *, ge
         raise ValueError(f"a classifier needs at least two classes, not {num_classes}")
     if spec.name not in MODELS:
         if is_function_name(spec.name):
-            return _from_function(spec.name, input_shape, num_classes, generator)
+            return from_function(spec.name, input_shape, num_classes, generator)
         if is_pretrained(spec.name):
             return from_folder(spec.name)
         near = difflib.get_close_matches(spec.name, MODELS, n=1)
@@ -129,24 +128,38 @@ def _as_gpt2(model: Transformer, generator: Generator) -> None:
                 last.weight.div_(math.sqrt(2 * len(model.blocks)))
 
 
-def _from_function(name: str, input_shape: tuple[int, ...], num_classes: int, generator: Generator) -> nn.Module:
+def from_function(name: str, input_shape: tuple[int, ...], num_classes: int, generator: Generator) -> nn.Module:
+    """Network of the user's `package.module:function`.
+
+    It gets `input_shape`, `num_classes` and `generator` where it has parameters of these names; without the first two
+    but in need of arguments, shape and classes in this order. Its draws from the global generator come from one that is
+    seeded from `generator` for the call and put back.
+
+    Raises:
+        ValueError: if there is no such function, it fails, or it makes no module.
+
+    >>> from_function("torch.nn:Identity", (1, 8, 8), 10, Generator())
+    Identity()
+    """
     function = find_function(name)
-    options: dict[str, Any] = {"generator": generator} if _takes_generator(function) else {}
+    known = {"input_shape": input_shape, "num_classes": num_classes}
+    try:
+        parameters = dict(inspect.signature(function).parameters)
+    except (TypeError, ValueError):
+        parameters = {}
+    options: dict[str, Any] = {k: v for k, v in (known | {"generator": generator}).items() if k in parameters}
+    unnamed = not known.keys() & options.keys() and any(_needed(p) for k, p in parameters.items() if k not in options)
     seed = int(torch.randint(0, 2**63 - 1, (), generator=generator))
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
-        try:
-            model = function(input_shape, num_classes, **options)
-        # The function is the user's and may raise anything.
-        except Exception as error:
-            raise ValueError(f"{name}({input_shape}, {num_classes}) failed: {type(error).__name__}: {error}") from error
+        model = function(*known.values() if unnamed else (), **options)
     if not isinstance(model, nn.Module):
-        raise ValueError(f"{name} returned {type(model).__name__}; it must return a torch.nn.Module")
+        raise ValueError(f"{name} made a {type(model).__name__}, not a torch.nn.Module")
     return model
 
 
-def _takes_generator(function: Callable[..., Any]) -> bool:
-    try:
-        return "generator" in inspect.signature(function).parameters
-    except (TypeError, ValueError):
-        return False
+def _needed(parameter: inspect.Parameter) -> bool:
+    return parameter.default is parameter.empty and parameter.kind not in (
+        parameter.VAR_POSITIONAL,
+        parameter.VAR_KEYWORD,
+    )

@@ -1,4 +1,4 @@
-"""Weights from files: safetensors, or what torch.load reads without running code."""
+"""Weights from files: safetensors, sparse ones too, or what torch.load reads without running code."""
 
 from __future__ import annotations
 
@@ -14,8 +14,15 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
+from nucleate.compact.files import is_sparse, load_sparse
+
 SUFFIXES = (".safetensors", ".pt", ".pth", ".bin")
 """Files that hold weights; all but the first are read by torch.load(weights_only=True)."""
+CHECKPOINT = (b"PK", b"\x80")
+"""What torch.save begins a file with: an archive, in earlier versions a pickle."""
+
+WRAPPED = ("module", "_orig_mod")
+"""What wrappers call the model inside: DataParallel and AveragedModel, torch.compile."""
 
 
 def checkpoints(path: str | Path) -> list[Path]:
@@ -44,39 +51,27 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
     path = Path(path).expanduser()
     if path.suffix not in SUFFIXES:
         raise ValueError(f"{path} is not a file of weights: its name must end in {', '.join(SUFFIXES)}")
-    content: Any
-    try:
-        if path.suffix == ".safetensors":
-            content = safetensors.torch.load_file(path)
-        else:
-            content = torch.load(path, map_location="cpu", weights_only=True)
-    except OSError as error:
-        raise ValueError(f"cannot read the weights {path}: {error.strerror or error}") from None
-    except pickle.UnpicklingError:
-        raise ValueError(
-            f"{path} holds more than tensors, which only running its code could read: save model.state_dict() instead"
-        ) from None
-    except (safetensors.SafetensorError, RuntimeError, EOFError, ValueError) as error:
-        raise ValueError(
-            f"{path} is damaged or no file of weights: {(str(error).splitlines() or ['empty'])[0]}"
-        ) from None
+    if path.suffix == ".safetensors" and is_sparse(path):
+        return load_sparse(path)
+    content = _content(path)
     for key in ("state_dict", "model_state_dict", "model"):
         if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
             content = content[key]
     if not isinstance(content, Mapping) or not all(isinstance(value, Tensor) for value in content.values()):
         raise ValueError(f"{path} holds no state_dict: save model.state_dict()")
-    return {_plain(str(name)): value for name, value in content.items()}
+    return {str(name): value for name, value in content.items()}
 
 
 def load_weights(model: nn.Module, path: str | Path) -> nn.Module:
     """Load a file of weights into a model; every tensor must be there and fit.
 
-    Names that wrappers add ("module.", "_orig_mod.") are dropped.
+    Names that wrappers add ("module.", "_orig_mod.") make no difference.
 
     Raises:
         ValueError: naming what is missing, what is too much or what has another shape.
     """
-    found, own = read_weights(path), model.state_dict()
+    own = model.state_dict()
+    found = _under_own_names(read_weights(path), own)
     missing = [name for name in own if name not in found]
     extra = [name for name in found if name not in own]
     if missing or extra:
@@ -96,8 +91,38 @@ def load_weights(model: nn.Module, path: str | Path) -> nn.Module:
     return model
 
 
+def _content(path: Path) -> Any:
+    try:
+        if path.suffix == ".safetensors":
+            return safetensors.torch.load_file(path)
+        with path.open("rb") as file:
+            start = file.read(16)
+        if start.startswith(CHECKPOINT):
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except OSError as error:
+        raise ValueError(f"cannot read the weights {path}: {error.strerror or error}") from None
+    except pickle.UnpicklingError:
+        raise ValueError(
+            f"{path} holds more than tensors, which only running its code could read: save model.state_dict() instead"
+        ) from None
+    # Damaged bytes make a reader raise anything.
+    except Exception as error:
+        told = (str(error).splitlines() or [""])[0]
+        raise ValueError(f"{path} is damaged or no file of weights: {type(error).__name__}: {told}") from None
+    raise ValueError(f"{path} is damaged or no file of weights: it begins with {start!r}; save model.state_dict()")
+
+
+def _under_own_names(found: dict[str, Tensor], own: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The file's tensors by the model's names, whichever of the two a wrapper has added to."""
+    if found.keys() == own.keys():
+        return found
+    inside = {_plain(name): name for name in own}
+    renamed = {inside.get(_plain(name), name): value for name, value in found.items()}
+    return renamed if len(renamed) == len(found) else found
+
+
 def _plain(name: str) -> str:
-    return re.sub(r"(^|\.)(_orig_mod|module)\.", r"\1", name)
+    return ".".join(part for part in name.split(".") if part not in WRAPPED)
 
 
 def _natural(path: Path) -> list[Any]:

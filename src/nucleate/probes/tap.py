@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
 
 from nucleate.probes.pooling import Pool, pool_for, pooled
 
@@ -166,7 +167,7 @@ def find(model: nn.Module, names: str | re.Pattern[str] | Sequence[str | re.Patt
 
 
 def unwrap(model: nn.Module) -> nn.Module:
-    """The user's module inside `torch.compile`, `DataParallel` and `DistributedDataParallel`.
+    """The user's module inside `torch.compile`, `DataParallel`, `DistributedDataParallel` and `AveragedModel`.
 
     >>> inner = nn.Linear(2, 2)
     >>> unwrap(nn.DataParallel(inner)) is inner
@@ -225,7 +226,7 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 
 
 def _inside(module: nn.Module) -> nn.Module | None:
-    if isinstance(module, nn.DataParallel | nn.parallel.DistributedDataParallel):
+    if isinstance(module, nn.DataParallel | nn.parallel.DistributedDataParallel | AveragedModel):
         inside: nn.Module = module.module
         return inside
     inner = getattr(module, "_orig_mod", None)

@@ -7,7 +7,6 @@ import inspect
 import json
 import platform
 import re
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,8 @@ from torch import Tensor, nn
 
 from nucleate.data import Dataset, load
 from nucleate.functions import find_function
+from nucleate.machine.devices import check_device
+from nucleate.models.build import from_function
 from nucleate.models.weights import checkpoints, load_weights
 from nucleate.probes.layers import probe
 from nucleate.probes.records import Records
@@ -53,10 +54,14 @@ def run(
     """
     if spec.batch_size < 1:
         raise ValueError(f"batch_size must be at least 1, not {spec.batch_size}")
+    if not spec.model:
+        raise ValueError("name the network: --model package.module:function")
+    check_device(spec.device, "device")
     if threads is not None:
         torch.set_num_threads(threads)
     data = load(DataSpec(name=spec.data, train_size=spec.train_size, test_size=spec.test_size), data_root)
-    model = make_model(spec.model, data).to(spec.device)
+    drawn = torch.Generator().manual_seed(0)
+    model = from_function(spec.model, data.input_shape, data.num_classes, drawn).to(spec.device)
     files = numbered(spec.weights)
     if files[0][1] is not None:
         load_weights(model, files[0][1])
@@ -107,38 +112,6 @@ def numbered(weights: str) -> list[tuple[int, Path | None]]:
     if len(files) == 1 or -1 in numbers or len(set(numbers)) < len(numbers):
         numbers = list(range(len(files)))
     return sorted(zip(numbers, files, strict=True))
-
-
-def make_model(name: str, data: Dataset) -> nn.Module:
-    """Network of `package.module:function`, called with the data's input shape and classes where it asks for them.
-
-    Raises:
-        ValueError: if there is no such function, it fails, or it makes no module.
-    """
-    if not name:
-        raise ValueError("name the network: --model package.module:function")
-    function = find_function(name)
-    known = {"input_shape": data.input_shape, "num_classes": data.num_classes}
-    try:
-        parameters: Mapping[str, inspect.Parameter] = inspect.signature(function).parameters
-    except ValueError:
-        parameters = {}
-    try:
-        if set(known) & set(parameters) or not _needed(parameters):
-            model = function(**{key: value for key, value in known.items() if key in parameters})
-        else:
-            model = function(*known.values())
-    # The function is the user's and may raise anything.
-    except Exception as error:
-        raise ValueError(f"{name} failed: {type(error).__name__}: {error}") from error
-    if not isinstance(model, nn.Module):
-        raise ValueError(f"{name} made a {type(model).__name__}, not a torch.nn.Module")
-    return model
-
-
-def _needed(parameters: Mapping[str, inspect.Parameter]) -> int:
-    """Arguments that a call must give."""
-    return sum(p.default is p.empty and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD) for p in parameters.values())
 
 
 def resolve(spec: ProbeSpec, model: nn.Module, data: Dataset) -> list[Layer]:

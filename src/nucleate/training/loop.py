@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from nucleate.machine.devices import check_device
 from nucleate.machine.tuning import Tuning, tuned
 from nucleate.pruning.masks import Masks
 from nucleate.spec import TrainSpec
@@ -224,8 +225,7 @@ def check(spec: TrainSpec) -> None:
         raise ValueError(f"train.momentum must be in [0, 1), not {spec.momentum}")
     if spec.sparse and spec.device != "cpu":
         raise ValueError(f"train.sparse trains on the CPU, not on {spec.device}: on a GPU shrink the network instead")
-    if spec.device.startswith("cuda") and not torch.cuda.is_available():
-        raise ValueError(f"train.device is {spec.device!r}, but this computer has no usable CUDA device; use cpu")
+    check_device(spec.device, "train.device")
 
 
 def learning_rate(spec: TrainSpec, epoch: int) -> float:
