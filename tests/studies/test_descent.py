@@ -10,12 +10,13 @@ import pytest
 import torch
 
 from nucleate.cli.main import main
+from nucleate.models import build
 from nucleate.recipes.descent import RECIPES, recipe
 from nucleate.report import figures, page
 from nucleate.runs import Run
 from nucleate.spec import DataSpec, DescentSpec, ModelSpec, TrainSpec, from_dict, to_dict
-from nucleate.studies import progress
-from nucleate.studies.descent import run, size
+from nucleate.studies import memorise, progress
+from nucleate.studies.descent import run, size, trained
 from nucleate.studies.descent.tables import along_width
 from nucleate.studies.descent.trained import Cell, epochs_at, stacks
 from nucleate.studies.fits import agreement, fit_values
@@ -272,6 +273,78 @@ def test_from_the_command_line_to_the_report(tmp_path: Path, capsys: pytest.Capt
     assert capsys.readouterr().err.count("\n") == 1
 
 
+OWN = """
+import math
+from torch import nn
+from torch.nn import functional as F
+
+class Net(nn.Module):
+    def __init__(self, shape, classes, width, skip=0.0, drop=0.0):
+        super().__init__()
+        self.a, self.r, self.b = nn.Linear(math.prod(shape), width), nn.ReLU(), nn.Linear(width, width)
+        self.r2, self.c = nn.ReLU(), nn.Linear(width, classes)
+        self.skip, self.drop = skip, drop
+
+    def forward(self, x):
+        h = self.r(self.a(x.flatten(1)))
+        return self.c(self.skip * h + self.r2(self.b(F.dropout(h, self.drop, self.training))))
+
+def chain(shape, classes): return Net(shape, classes, 8)
+def skipping(shape, classes): return Net(shape, classes, 8, skip=1.0)
+def dropping(shape, classes): return Net(shape, classes, 8, drop=0.9)
+"""
+
+
+@pytest.fixture
+def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Module of networks of a user's own."""
+    name = f"own_{tmp_path.name}"
+    (tmp_path / f"{name}.py").write_text(OWN)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    return name
+
+
+def test_own_networks_train_as_their_forward_pass_says(tmp_path: Path, own: str) -> None:
+    small = replace(NETWORKS, widths=(8,), samples=(), validation=0, points=2)
+    losses = {}
+    for name in ("chain", "skipping", "dropping"):
+        done = run(replace(small, model=ModelSpec(name=f"{own}:{name}")), root=tmp_path)
+        losses[name] = [r["value"] for r in done.select(metric="loss", split="train", epoch=40)]
+    assert len({tuple(values) for values in losses.values()}) == 3
+    assert max(losses["chain"]) < min(losses["dropping"])
+
+
+def exploding(spec: ModelSpec, *args: Any, **options: Any) -> torch.nn.Module:
+    """Networks that diverge at their first step where the width is 8."""
+    model = build(spec, *args, **options)
+    if spec.width == 8:
+        for parameter in model.parameters():
+            parameter.data.mul_(1e25)
+    return model
+
+
+@pytest.mark.parametrize("name", ["mlp", "skipping"])
+def test_networks_that_diverge_are_told_and_have_no_measures(
+    tmp_path: Path, own: str, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setattr(trained, "build", exploding)
+    model = replace(NETWORKS.model, name=name if name == "mlp" else f"{own}:{name}")
+    spec = replace(
+        NETWORKS, model=model, widths=(8, 12), samples=(), points=3, densities=(0.5,), epsilon=0.1, validation=20
+    )
+    done = run(spec, root=tmp_path)
+    ends = {r["width"]: set() for r in done.records if "width" in r}  # type: ignore[var-annotated]
+    for r in done.records:
+        if (r["metric"], r["split"], r["epoch"]) == ("error", "train", 40):
+            ends[r["width"]].add(r["value"] == r["value"])
+    assert ends == {8: {False}, 12: {True}}
+    assert "8 of 16 networks diverged" in along_width(done)
+    predicted = {k: v for n in done.tensor_names if n.startswith("pred") for k, v in done.tensors(n).items()}
+    assert all((v == 255).all() == k.startswith("width 8") for k, v in predicted.items())
+    with pytest.raises(ValueError, match=r"all 8 networks diverged: lower the learning rate \(0.02\)"):
+        run(replace(spec, widths=(8,)), root=tmp_path)
+
+
 def test_maps_come_with_a_second_axis(tmp_path: Path) -> None:
     done = run(NETWORKS, root=tmp_path)
     text = page([done], tmp_path / "page.html").read_text()
@@ -292,6 +365,13 @@ def test_memorise_from_the_command_line(tmp_path: Path, capsys: pytest.CaptureFi
     chance = [r["value"] for r in done.select(metric="error", split="test", noise=1.0, epoch=80)]
     assert min(chance) > 0.7
     assert "Fitting labels that are wrong" in (folder / "report.html").read_text()
+
+
+def test_memorise_shows_pruned_networks_apart(tmp_path: Path) -> None:
+    spec = replace(NETWORKS, study="memorise", widths=(8,), samples=(), points=2)
+    whole, pruned = (run(replace(spec, densities=d), root=tmp_path) for d in ((), (0.1,)))
+    told = memorise.along_noise(pruned)
+    assert told.startswith(memorise.along_noise(whole)) and "ticket        0.1" in told
 
 
 def test_the_landscape_of_every_network_for_an_audit(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from nucleate.data import load
 from nucleate.machine.tuning import Tuning
+from nucleate.models import build
 from nucleate.runs import Run
 from nucleate.spec import DataSpec, ModelSpec, PruneStabilitySpec, StabilitySpec, TrainSpec
 from nucleate.studies import prune_stability as study
@@ -127,6 +129,28 @@ def test_a_killed_run_ends_in_the_same_records(finished: Run, tmp_path: Path, st
     for name in again.tensor_names:
         for key, value in again.tensors(name).items():
             assert torch.equal(torch.from_numpy(value), torch.from_numpy(finished.tensors(name)[key]))
+
+
+def test_networks_that_diverge_are_told_and_have_no_measures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def exploding(spec: ModelSpec, *args: Any, **options: Any) -> torch.nn.Module:
+        model = build(spec, *args, **options)
+        if options["generator"].initial_seed() in seeds:
+            for parameter in model.parameters():
+                parameter.data.mul_(1e25)
+        return model
+
+    monkeypatch.setattr(study, "build", exploding)
+    seeds = [101]
+    done = study.run(SPEC, root=tmp_path, threads=1)
+    known = {s: {r["value"] == r["value"] for r in done.select(metric="accuracy", seed=s)} for s in (100, 101)}
+    assert known == {100: {True}, 101: {False}}
+    assert {r["value"] == r["value"] for r in done.select(metric="drop", seed=101)} == {False}
+    text = study.table(done)
+    arms = len(study.arms_of(SPEC.stability))
+    assert f"{arms} of {2 * arms} networks diverged" in text and "nan %" not in text
+    seeds = [100, 101]
+    with pytest.raises(ValueError, match=r"networks diverged: lower the learning rate \(0.005\)"):
+        study.run(SPEC, root=tmp_path / "all", threads=1)
 
 
 def test_the_table_names_every_arm(finished: Run) -> None:

@@ -16,18 +16,19 @@ SAMPLES = ["--data.train-size", "99999"], "train_size"
 WIDTH = ["--model.width", "0"], "width"
 DEVICE = ["--train.device", "cuda:99"], "train.device is 'cuda:99', but this computer has cpu"
 WIDTHS = ["--widths", "0"], "widths"
+THREADS = ["--train.threads", "0"], "train.threads must be a number above 0, not 0"
 NONSENSE: dict[str, list[tuple[list[str], str]]] = {
     "descent digits-features": [DEVICE, NOISE, SAMPLES, WIDTHS, (["--noises", "0.1", "1.5"], "1.5")],
-    "descent digits-mlp": [DEVICE, NOISE, SAMPLES, WIDTHS, (["--samples", "99999"], "")],
-    "memorise digits": [NOISE, SAMPLES, WIDTHS, (["--noises", "1.5"], "1.5")],
+    "descent digits-mlp": [DEVICE, NOISE, SAMPLES, THREADS, WIDTHS, (["--samples", "99999"], "")],
+    "memorise digits": [NOISE, SAMPLES, THREADS, WIDTHS, (["--noises", "1.5"], "1.5")],
     "lazy digits-quick": [NOISE, SAMPLES, WIDTHS, (["--noises", "1.5"], "1.5")],
     "bias edge": [NOISE, SAMPLES, (["--width", "0"], "width")],
-    "collapse digits-mlp": [DEVICE, NOISE, SAMPLES, WIDTH],
-    "compare digits-mlp --jobs 1": [DEVICE, NOISE, SAMPLES, WIDTH],
-    "tickets digits-lenet": [DEVICE, NOISE, SAMPLES, WIDTH],
-    "capacity digits-lenet": [DEVICE, NOISE, SAMPLES, WIDTH],
-    "connectivity digits-lenet": [DEVICE, NOISE, SAMPLES, WIDTH],
-    "supermask digits-mlp": [DEVICE, NOISE, SAMPLES, (["--widths", "0"], "width")],
+    "collapse digits-mlp": [DEVICE, NOISE, SAMPLES, THREADS, WIDTH],
+    "compare digits-mlp --jobs 1": [DEVICE, NOISE, SAMPLES, THREADS, WIDTH],
+    "tickets digits-lenet": [DEVICE, NOISE, SAMPLES, THREADS, WIDTH],
+    "capacity digits-lenet": [DEVICE, NOISE, SAMPLES, THREADS, WIDTH],
+    "connectivity digits-lenet": [DEVICE, NOISE, SAMPLES, THREADS, WIDTH],
+    "supermask digits-mlp": [DEVICE, NOISE, SAMPLES, THREADS, (["--widths", "0"], "width")],
 }
 CASES = [(command, *case) for command, cases in NONSENSE.items() for case in cases]
 

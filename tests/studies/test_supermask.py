@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -132,6 +133,27 @@ def small() -> SupermaskSpec:
         widths=(8, 128),
         densities=(0.5,),
     )
+
+
+DROPPING = """
+from torch import nn
+
+def net(input_shape, num_classes):
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, 16), nn.ReLU(), nn.Dropout(0.5), nn.Linear(16, num_classes))
+"""
+
+
+def test_a_network_that_drops_units_ends_in_the_same_records(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "dropping.py").write_text(DROPPING)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    spec = replace(small(), model=ModelSpec(name="dropping:net"), widths=(8,))
+    before = torch.get_rng_state()
+    first = supermask.run(spec, root=tmp_path / "one", threads=1)
+    assert torch.equal(torch.get_rng_state(), before)
+    with torch.random.fork_rng():
+        torch.rand(5)
+        again = supermask.run(spec, root=tmp_path / "two", threads=1)
+    assert first.records == again.records
 
 
 def test_a_study_from_spec_to_records(tmp_path: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -15,7 +17,7 @@ from nucleate.training.loop import batches, learning_rate, loss_of
 PLAIN = Tuning(threads=1)
 
 
-def make(spec: TrainSpec, *, seed: int = 0, norm: bool = True) -> Training:
+def make(spec: TrainSpec, *, seed: int = 0, norm: bool = True, dropout: float = 0.0) -> Training:
     generator = torch.Generator().manual_seed(5)
     inputs = torch.randn(33, 4, generator=generator)
     labels = (inputs[:, 0] > 0).long() + (inputs[:, 1] > 0).long()
@@ -23,6 +25,8 @@ def make(spec: TrainSpec, *, seed: int = 0, norm: bool = True) -> Training:
         torch.manual_seed(3)
         layers = [nn.Linear(4, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Linear(16, 3)]
     model = nn.Sequential(*(m for m in layers if norm or not isinstance(m, nn.BatchNorm1d)))
+    if dropout:
+        model.insert(len(model) - 1, nn.Dropout(dropout))
     return Training(model, inputs, labels, 3, spec, PLAIN, seed=seed)
 
 
@@ -45,6 +49,47 @@ def test_a_resumed_training_ends_in_the_same_bits(optimizer: str, stop: int) -> 
     assert second.load(content) == {"zero": 7}
     assert [e.loss for e in second] == losses[stop + 1 :]
     assert all(torch.equal(a, b) for a, b in zip(weights(whole), weights(second), strict=True))
+
+
+class TestDropout:
+    """What a network draws belongs to its own training."""
+
+    SPEC = TrainSpec(epochs=4, batch_size=8, lr=0.05)
+
+    def test_two_trainings_and_a_resumed_one_end_in_the_same_bits(self) -> None:
+        first, second, third = (make(self.SPEC, dropout=0.5) for _ in range(3))
+        for epoch in first:
+            if epoch.number == 2:
+                third.load(first.state())
+        torch.rand(7)
+        list(second)
+        torch.rand(3)
+        list(third)
+        for other in (second, third):
+            assert all(torch.equal(a, b) for a, b in zip(weights(first), weights(other), strict=True))
+
+    def test_every_seed_and_every_epoch_drops_its_own(self) -> None:
+        def dropped(seed: int) -> list[Tensor]:
+            training, found = make(self.SPEC, seed=seed, dropout=0.5), []
+            training.model[3].register_forward_hook(lambda module, args, out: found.append((args[0] != 0) & (out == 0)))
+            list(training)
+            return [torch.cat(found[i : i + 4])[:30] for i in range(0, 16, 4)]
+
+        one, other = dropped(0), dropped(1)
+        assert not torch.equal(one[0], one[1])
+        assert not any(torch.equal(a, b) for a, b in zip(one, other, strict=True))
+
+    def test_the_global_generator_stays(self) -> None:
+        before = torch.get_rng_state()
+        list(make(self.SPEC, dropout=0.5))
+        assert torch.equal(before, torch.get_rng_state())
+
+    def test_processes_drop_different_units(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        first, second = make(self.SPEC, dropout=0.5), make(self.SPEC, dropout=0.5)
+        list(first)
+        monkeypatch.setattr("nucleate.training.parallel.rank", lambda: 1)
+        list(second)
+        assert not torch.equal(weights(first)[0], weights(second)[0])
 
 
 def test_one_epoch_equals_plain_torch() -> None:
@@ -92,11 +137,21 @@ def test_divergence_is_one_error() -> None:
 
 
 @pytest.mark.parametrize(
-    "spec", [TrainSpec(lr=0.0), TrainSpec(epochs=0), TrainSpec(batch_size=0), TrainSpec(error_floor=1.0)]
+    ("name", "value"),
+    [
+        ("lr", 0.0),
+        ("lr", math.nan),
+        ("epochs", 0),
+        ("batch_size", 0),
+        ("threads", 0),
+        ("error_floor", 1.0),
+        ("weight_decay", math.nan),
+        ("momentum", 1.0),
+    ],
 )
-def test_numbers_that_make_no_training_are_refused(spec: TrainSpec) -> None:
-    with pytest.raises(ValueError, match=r"train\."):
-        make(spec)
+def test_numbers_that_make_no_training_are_refused(name: str, value: float) -> None:
+    with pytest.raises(ValueError, match=rf"train\.{name} .*, not {value}"):
+        make(TrainSpec(**{name: value}))  # type: ignore[arg-type]
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this computer has CUDA")

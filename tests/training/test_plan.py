@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import nn
+from torch import Tensor, nn
+from torch.nn import functional as F
 
 from nucleate.machine.tuning import Tuning
 from nucleate.models.mlp import MLP
 from nucleate.spec import TrainSpec
 from nucleate.training import Replica, Stack, plan_stacks
-from nucleate.training.plan import LARGEST, PADDING
+from nucleate.training.plan import LARGEST, PADDING, stackable
 
 LABELS = torch.zeros(9).long()
 ADAM = TrainSpec(optimizer="adam", lr=1e-3, batch_size=4, epochs=1)
@@ -51,3 +54,49 @@ def test_every_group_can_be_stacked() -> None:
 def test_convolutions_are_never_stacked_on_a_cpu() -> None:
     net = nn.Sequential(nn.Conv2d(1, 2, 3), nn.Flatten(), nn.Linear(8, 3))
     assert plan_stacks([replica(net), replica(net)]) == [[0], [1]]
+
+
+class Odd(nn.Module):
+    """Modules of a chain, run in a way of its own."""
+
+    def __init__(self, run: Callable[[nn.Module, Tensor], Tensor]) -> None:
+        super().__init__()
+        self.a, self.norm, self.relu = nn.Linear(8, 8), nn.BatchNorm1d(8), nn.ReLU()
+        self.b, self.run = nn.Linear(8, 3), run
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.run(self, x)
+
+
+def hidden(own: nn.Module, x: Tensor) -> Tensor:
+    return own.relu(own.norm(own.a(x)))  # type: ignore[operator,no-any-return]
+
+
+@pytest.mark.parametrize(
+    ("run", "found"),
+    [
+        (lambda own, x: own.b(hidden(own, x)), True),
+        (lambda own, x: own.b(x + hidden(own, x)), False),
+        (lambda own, x: own.b(F.dropout(hidden(own, x), 0.9, own.training)), False),
+        (lambda own, x: own.b(hidden(own, x)) * (0.5 if own.training else 1.0), False),
+        (lambda own, x: own.b(hidden(own, x) + 1e-7 * torch.randn(len(x), 8)), False),
+        (lambda own, x: own.b(hidden(own, x.view(-1, 1, 2, 4)[:, 0])), False),
+    ],
+    ids=["chain", "skip", "dropout", "training only", "noise", "images"],
+)
+def test_a_chain_is_told_by_its_forward_pass(run: Callable[[nn.Module, Tensor], Tensor], *, found: bool) -> None:
+    net = Odd(run)
+    nn.init.zeros_(net.b.weight)
+    before = {name: value.clone() for name, value in net.state_dict().items()}, torch.get_rng_state(), net.training
+    assert stackable(net) == found
+    assert all(torch.equal(value, before[0][name]) for name, value in net.state_dict().items())
+    assert torch.equal(before[1], torch.get_rng_state()) and net.training == before[2]
+
+
+def test_tied_frozen_and_extra_parameters_are_no_chains() -> None:
+    tied, frozen, extra, buffered = (nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 4)) for _ in range(4))
+    tied[2].weight = tied[0].weight
+    frozen[0].bias.requires_grad_(False)
+    extra.register_parameter("scale", nn.Parameter(torch.ones(())))
+    buffered.register_buffer("mean", torch.zeros(4))
+    assert not any(map(stackable, (tied, frozen, extra, buffered)))

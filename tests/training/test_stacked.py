@@ -232,6 +232,20 @@ def test_a_stopped_replica_stays_as_it_is_and_the_others_go_on() -> None:
             torch.testing.assert_close(stack.state_dict(i)[name], value, rtol=0, atol=1e-9)
 
 
+def test_a_replica_that_diverged_has_no_measures_and_the_others_go_on() -> None:
+    inputs, labels = points()
+    rates = (0.05, 1e30)
+    made = [Replica(model=net(i), labels=labels, spec=replace(SGD, lr=lr), seed=i) for i, lr in enumerate(rates)]
+    stack = Stack(made, inputs, 3, PLAIN)
+    epochs = list(stack)
+    assert epochs[-1].number == 5 and stack.ended(1)
+    assert all(bool(w.isnan().all()) for w in stack.state_dict(1).values())
+    errors, losses = stack.evaluate(inputs, labels)
+    assert torch.isnan(errors).tolist() == torch.isnan(losses).tolist() == [False, True]
+    for name, value in alone(made[0], inputs)[0].items():
+        torch.testing.assert_close(stack.state_dict(0)[name], value, rtol=0, atol=1e-9)
+
+
 def test_evaluation_is_each_networks_own() -> None:
     inputs, labels = points(60)
     made = [Replica(model=net(i, 3 + 2 * i, norm=True), labels=labels, spec=SGD, seed=i) for i in range(3)]

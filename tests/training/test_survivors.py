@@ -184,6 +184,25 @@ def test_masked_biases_are_held_too() -> None:
     assert bool((bias[masks["0.bias"] == 0] == 0).all()) and bool((bias[masks["0.bias"] == 1] != 0).all())
 
 
+class Dropped(nn.Module):
+    """Modules of a chain, and units dropped between them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.relu, self.b = nn.Linear(12, 40), nn.ReLU(), nn.Linear(40, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.b(nn.functional.dropout(self.relu(self.a(x)), 0.5, self.training))
+        return out
+
+
+@needs_native
+def test_functional_dropout_is_no_native_step() -> None:
+    model, (inputs, labels) = Dropped(), points()
+    found = survivors(model, masks_of(model), inputs, labels, 3, TrainSpec(batch_size=16, sparse=True), ALWAYS)
+    assert isinstance(found, ModuleSurvivors)
+
+
 @needs_native
 def test_refusals_name_what_is_wrong() -> None:
     net = [nn.Linear(4, 8), nn.Linear(8, 2)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 
 from torch import Tensor
 from torch.nn import functional as F
@@ -18,7 +19,7 @@ def fit_values(
 
     `memorised` is the share of wrong labels that the model predicts, `recovered` the share of wrongly labelled points
     on which it predicts the right one. The loss is cross-entropy or, `squared`, the squared error summed over classes
-    against one-hot targets less their mean.
+    against one-hot targets less their mean. Outputs that are not all finite have no measures: all are nan.
 
     >>> import torch
     >>> z = torch.eye(2)
@@ -38,7 +39,12 @@ def fit_values(
     if bool(wrong.any()):
         rows.append(("train", "memorised", _share((predicted == given)[wrong])))
         rows.append(("train", "recovered", _share((predicted == clean)[wrong])))
-    return rows
+    return rows if finite(train) and finite(test) else [(split, metric, math.nan) for split, metric, _ in rows]
+
+
+def finite(outputs: Tensor) -> bool:
+    """Whether a network gives numbers everywhere: one that diverged does not."""
+    return bool(outputs.isfinite().all())
 
 
 def loss_of(outputs: Tensor, labels: Tensor, *, squared: bool) -> float:
@@ -54,8 +60,10 @@ def agreement(outputs: Tensor, truth: Tensor, *, squared: bool) -> list[Value]:
 
     churn: mean over pairs of the share of points on which two seeds disagree. variance: mean over points of
     (1/S) sum |f_s - f|^2, with f the mean over seeds, of outputs (squared loss) or of softmax outputs. bias: |f - y|^2
-    less variance / (S - 1), without which it holds a part of the variance. Fewer than two seeds give nothing.
+    less variance / (S - 1), without which it holds a part of the variance. Fewer than two seeds give nothing; seeds
+    with outputs that are not finite are left out.
     """
+    outputs = outputs[outputs.isfinite().flatten(1).all(1)]
     count = len(outputs)
     if count < 2:
         return []

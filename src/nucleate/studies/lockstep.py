@@ -11,6 +11,7 @@ from torch import Tensor
 from nucleate.machine.batches import points_at_once
 from nucleate.machine.tuning import Tuning, tuned
 from nucleate.training import Replica, Stack, StackEpoch, Training, plan_stacks
+from nucleate.training.loop import Diverged
 from nucleate.training.plan import stackable
 
 
@@ -34,12 +35,12 @@ class Lockstep:
         self.places = {
             index: (part, place) for part, group in enumerate(self.groups) for place, index in enumerate(group)
         }
-        self.epoch = 0
+        self.epoch = self.step = 0
 
     def __iter__(self) -> Iterator[StackEpoch]:
         """Yield epoch 0 (unless resumed past it), then run and yield one epoch after another.
 
-        A stack all of whose networks diverged ends early; the others go on.
+        A network that diverged has weights nan. Where all of a stack did, it ends early; the others go on.
         """
         running = [iter(part) for part in self.parts]
         while True:
@@ -47,12 +48,12 @@ class Lockstep:
             going = [epoch for epoch in found if epoch is not None]
             if not going:
                 return
-            self.epoch = going[0].number
+            self.epoch, self.step = going[0].number, going[0].step
             losses = torch.full((len(self.places),), torch.nan, dtype=torch.float64)
             for group, epoch in zip(self.groups, found, strict=True):
                 if epoch is not None:
                     losses[group] = epoch.losses
-            yield StackEpoch(self.epoch, going[0].step, losses)
+            yield StackEpoch(self.epoch, self.step, losses)
 
     def logits(self, inputs: Tensor) -> Tensor:
         """Outputs (R, N, C) of all replicas in eval mode, for inputs (N, ...)."""
@@ -78,7 +79,7 @@ class Lockstep:
             size = int.from_bytes(content[:8], "little")
             found.append(part.load(content[8 : 8 + size]))
             content = content[8 + size :]
-        self.epoch = max(part.epoch for part in self.parts)
+        self.epoch, self.step = max((part.epoch, part.step) for part in self.parts)
         return found[0]
 
 
@@ -95,9 +96,18 @@ class _Alone:
     def epoch(self) -> int:
         return self.training.epoch
 
+    @property
+    def step(self) -> int:
+        return self.training.step
+
     def __iter__(self) -> Iterator[StackEpoch]:
-        for epoch in self.training:
-            yield StackEpoch(epoch.number, epoch.step, torch.tensor([epoch.loss], dtype=torch.float64))
+        try:
+            for epoch in self.training:
+                yield StackEpoch(epoch.number, epoch.step, torch.tensor([epoch.loss], dtype=torch.float64))
+        except Diverged:
+            for parameter in self.training.model.parameters():
+                parameter.data.fill_(torch.nan)
+            yield StackEpoch(self.epoch, self.step, torch.tensor([torch.nan], dtype=torch.float64))
 
     @torch.no_grad()
     def logits(self, inputs: Tensor) -> Tensor:

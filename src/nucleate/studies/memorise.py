@@ -11,6 +11,7 @@ from collections import defaultdict
 from nucleate.runs import Run
 from nucleate.studies.descent import run as run
 from nucleate.studies.descent import size as size
+from nucleate.studies.descent.tables import along_density, lost, mean_of
 
 SHOWN = (
     ("train", "error", "train"),
@@ -29,13 +30,14 @@ def along_noise(run: Run) -> str:
     """One row for each share of wrong labels; `epochs` is the first measured epoch at which all labels are fitted."""
     last: dict[tuple[int, float, str, str], dict[int, float]] = defaultdict(dict)
     for row in run.records:
-        if "noise" in row and "width" in row and row["seed"] is not None and row["antidote"] == "none":
+        whole = row.get("density", 1.0) == 1
+        if whole and "noise" in row and "width" in row and row["seed"] is not None and row["antidote"] == "none":
             last[row["width"], row["noise"], row["split"], row["metric"]][row["seed"]] = row["value"]
     lines = [f"{'width':>8s}{'wrong':>8s}" + "".join(f"{name:>12s}" for _, _, name in SHOWN)]
     for width, noise in dict.fromkeys((w, q) for w, q, _, _ in last):
         cells = []
         for split, metric, _ in SHOWN:
-            values = [v for v in last.get((width, noise, split, metric), {}).values() if math.isfinite(v)]
-            cells.append(f"{sum(values) / len(values):12.4g}" if values else f"{'-':>12s}")
+            value = mean_of(last.get((width, noise, split, metric), {}).values())
+            cells.append(f"{value:12.4g}" if math.isfinite(value) else f"{'-':>12s}")
         lines.append(f"{width:8d}{noise:8.2f}" + "".join(cells))
-    return "\n".join(lines)
+    return "\n".join([*lines, *along_density(run), *lost(run)])

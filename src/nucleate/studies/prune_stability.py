@@ -9,6 +9,7 @@ and prune nothing.
 from __future__ import annotations
 
 import copy
+import math
 import time
 from collections.abc import Iterator
 from dataclasses import asdict
@@ -33,6 +34,7 @@ from nucleate.runs.store import Writer
 from nucleate.runs.sweep import Tick
 from nucleate.spec import PruneStabilitySpec
 from nucleate.studies.disturbances import FACTORS, arms_of, event_epochs
+from nucleate.studies.fits import finite
 from nucleate.studies.ladder.arms import balanced_batches
 from nucleate.studies.ladder.task import Task, right
 from nucleate.studies.ladder.verdict import interval
@@ -56,7 +58,8 @@ def run(
     """Train all arms of all seeds side by side; returns the finished run folder.
 
     Raises:
-        ValueError: for a spec, data or a folder that cannot be used; for a network that cannot be stacked.
+        ValueError: for a spec, data or a folder that cannot be used; for a network that cannot be stacked; if all
+            networks diverged.
     """
     check(spec)
     setting = prepare(spec, data_root, threads)
@@ -128,13 +131,18 @@ class _Study:
                 writer.append(self._events(due, epoch.number))
                 writer.checkpoint(self.stack.state(drops=self.drops))
             tick(1 if epoch.number else 0)
+        if all(self._diverged(cell) for cell in range(len(self.cells))):
+            raise ValueError(
+                f"all {len(self.cells)} networks diverged: lower the learning rate ({self.spec.train.lr:g})"
+            )
         writer.append(self._results(writer))
 
     def _events(self, due: list[int], epoch: int) -> Iterator[Record]:
-        """Prune or disturb these cells, and tell what their accuracy lost by it."""
+        """Prune or disturb these cells, and tell what their accuracy lost by it: nan of those that diverged."""
         before = self._accuracies(due)
         for cell in due:
-            self._event(cell, epoch)
+            if not self._diverged(cell):
+                self._event(cell, epoch)
         lost = before - self._accuracies(due)
         for cell, drop in zip(due, lost.tolist(), strict=True):
             self.drops[cell].append(drop)
@@ -178,9 +186,13 @@ class _Study:
         held = self.stack.masks_of(cell)
         return Masks({name: held[name].to(torch.uint8) for name in names})
 
+    def _diverged(self, cell: int) -> bool:
+        return not all(bool(w.isfinite().all()) for w in self.stack.state_dict(cell).values())
+
     def _accuracies(self, cells: list[int]) -> Tensor:
-        hits = self.stack.logits(self.task.validation.inputs, cells).argmax(2) == self.task.validation_labels
-        return hits.double().mean(1)
+        logits = self.stack.logits(self.task.validation.inputs, cells)
+        hits = (logits.argmax(2) == self.task.validation_labels).double().mean(1)
+        return hits.where(logits.isfinite().flatten(1).all(1), torch.nan)
 
     def _results(self, writer: Writer) -> list[Record]:
         rows: list[Record] = []
@@ -190,12 +202,14 @@ class _Study:
         for cell, (seed, arm) in enumerate(self.cells):
             hit = right(test[cell], self.task.test_labels)
             correct[f"{seed}/{arm.name}"] = hit
-            seen = float((train[cell].argmax(1) == self.task.labels).double().mean())
+            known = 1.0 if finite(test[cell]) and finite(train[cell]) else float("nan")
+            accuracy = known * float(hit.mean())
+            seen = known * float((train[cell].argmax(1) == self.task.labels).double().mean())
             drop = float(np.mean(self.drops[cell])) if self.drops[cell] else 0.0
             for metric, split, value in (
-                ("accuracy", "test", float(hit.mean())),
+                ("accuracy", "test", accuracy),
                 ("accuracy", "train", seen),
-                ("gap", "test", seen - float(hit.mean())),
+                ("gap", "test", seen - accuracy),
                 ("instability", "validation", drop),
             ):
                 rows.append(self._row(cell, metric, value, split, epochs, instability=drop))
@@ -218,14 +232,14 @@ def rank_correlations(rows: list[Record]) -> dict[str, float]:
     """Spearman's correlation of instability with final accuracy over one seed's arms that prune.
 
     "all": over all of them; and along each factor: the mean, over the settings of the others, of the correlation
-    within such a group. nan where nothing varies.
+    within such a group. Networks that diverged are left out; nan where nothing varies.
 
     >>> row = {"kind": "pruned", "method": "snip", "shape": "unit", "events": 1}
     >>> rows = [row | {"target": str(i), "instability": float(i), "value": v} for i, v in enumerate((0.1, 0.3, 0.2))]
     >>> rank_correlations(rows)["all"], rank_correlations(rows)["target"]
     (0.5, 0.5)
     """
-    pruned = [row for row in rows if row["kind"] == "pruned"]
+    pruned = [row for row in rows if row["kind"] == "pruned" and np.isfinite([row["value"], row["instability"]]).all()]
     found = {"all": _spearman(pruned)}
     for factor in FACTORS:
         groups: dict[tuple[Any, ...], list[Record]] = {}
@@ -247,14 +261,17 @@ def _spearman(rows: list[Record]) -> float:
 def table(run: Run) -> str:
     """What the run measured, as text for the terminal: arms from the most to the least stable."""
     by_arm: dict[str, dict[str, list[float]]] = {}
+    lost, networks = 0, 0
     for row in run.records:
         if (row["metric"], row["split"]) in (("accuracy", "test"), ("instability", "validation")):
             by_arm.setdefault(row["arm"], {}).setdefault(row["metric"], []).append(float(row["value"]))
+        if (row["metric"], row["split"]) == ("accuracy", "test"):
+            lost, networks = lost + math.isnan(row["value"]), networks + 1
     lines = [f"{'arm':42s}{'mean drop at an event':>24s}{'test accuracy at the end':>28s}"]
     for name, found in sorted(by_arm.items(), key=lambda item: np.mean(item[1]["instability"])):
         cells = []
         for metric in ("instability", "accuracy"):
-            low, mean, high = interval(found[metric])
+            low, mean, high = interval([v for v in found[metric] if math.isfinite(v)] or [math.nan])
             cells.append(f"{100 * mean:.2f}" + (f" +-{50 * (high - low):.2f}" if np.isfinite(low) else "") + " %")
         lines.append(f"{name:42s}{cells[0]:>24s}{cells[1]:>28s}")
     for over in ("all", *FACTORS):
@@ -263,4 +280,6 @@ def table(run: Run) -> str:
         lines.append(
             f"rank correlation over {over if over != 'all' else 'all arms'}: {mean:+.2f} [{low:+.2f}, {high:+.2f}]"
         )
+    if lost:
+        lines.append(f"{lost} of {networks} networks diverged and are left out: lower train.lr")
     return "\n".join(lines)

@@ -83,8 +83,9 @@ def prepare(spec: TrainingSpec, data_root: Path | None, threads: int | None) -> 
     """Load the data, draw the network and choose the tuning of a spec.
 
     Raises:
-        ValueError: for data, a model or a device that cannot be used.
+        ValueError: for numbers that make no training; for data, a model or a device that cannot be used.
     """
+    check(spec.train)
     data = load(spec.data, data_root)
     model = build(spec.model, data.input_shape, data.num_classes, generator=torch.Generator().manual_seed(spec.seed))
     if ":" in spec.model.name or is_pretrained(spec.model.name):
@@ -96,7 +97,6 @@ def prepare(spec: TrainingSpec, data_root: Path | None, threads: int | None) -> 
         device=spec.train.device,
     )
     if spec.train.sparse:
-        check(spec.train)
         below = break_even(
             model,
             list(coverage(model).layouts),

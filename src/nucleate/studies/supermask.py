@@ -23,6 +23,7 @@ from nucleate.runs.sweep import Tick
 from nucleate.spec import SupermaskSpec
 from nucleate.studies.setting import prepare
 from nucleate.training import Training
+from nucleate.training.draws import seeded
 from nucleate.training.loop import batches, learning_rate, loss_of
 
 PATHS_PER_BLOCK = 4096
@@ -153,7 +154,8 @@ class _Supermask:
         scores = list(popup.scores.values())
         train = spec.train
         optimizer = torch.optim.SGD(scores, lr=train.lr, momentum=train.momentum, weight_decay=train.weight_decay)
-        with tuned(self.tuning):
+        model.train()
+        with tuned(self.tuning), seeded(spec.seed, f"popup {width} {density}", "cpu"):
             for epoch in range(train.epochs):
                 for group in optimizer.param_groups:
                     group["lr"] = learning_rate(train, epoch)
@@ -175,7 +177,7 @@ class _Supermask:
 
     @torch.no_grad()
     def _accuracy(self, model: nn.Module | EdgePopup) -> float:
-        network = model.model if isinstance(model, EdgePopup) else model.eval()
+        network = (model.model if isinstance(model, EdgePopup) else model).eval()
         inputs, labels = self.data.test_inputs, self.data.test_labels
         with tuned(self.tuning):
             outputs = torch.cat([model(x) for x in inputs.split(points_at_once(network))])

@@ -6,17 +6,24 @@ to the widest: a padded unit has zero weights in and out, so it stays at zero an
 
 from __future__ import annotations
 
+import copy
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Generator, Tensor, nn
 from torch.nn import functional as F
+
+from nucleate.training.draws import seeded
 
 Loss = Literal["cross-entropy", "mse"]
 ALIGN = 16
 """Rows begin at multiples of this many values, so that every network meets the same memory alignment."""
+PROBES = 32
+"""Random points on which a network's own forward pass is compared with the chain of its modules."""
+BUFFERS = ("running_mean", "running_var", "num_batches_tracked")
 
 
 @dataclass(frozen=True)
@@ -63,6 +70,69 @@ def layers_of(model: nn.Module) -> list[Layer]:
     return found
 
 
+def chain_of(model: nn.Module) -> list[Layer]:
+    """The layers of a network whose own forward pass, in training and in eval mode, is the chain of its modules.
+
+    It is asked at random weights and inputs, so that what its present weights hide (a branch that begins at zero) is
+    seen; the model and torch's generators stay as they are.
+
+    Raises:
+        ValueError: if its modules are no chain, or its forward pass does anything else: a skip, functional dropout.
+
+    >>> len(chain_of(nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3))))
+    2
+    """
+    layers = layers_of(model)
+    names = {f"{x.linear}.{part}" for x in layers for part in ("weight", "bias") if part == "weight" or x.bias}
+    names |= {f"{x.norm}.{part}" for x in layers if x.norm for part in ("weight", "bias")}
+    buffers = {f"{x.norm}.{name}" for x in layers if x.norm for name in BUFFERS}
+    held = {name for name, p in model.named_parameters() if p.requires_grad}
+    if held != names or {name for name, _ in model.named_buffers()} != buffers or not _runs_as(model, layers):
+        raise ValueError(
+            f"{type(model).__name__} is no plain chain of its Linear, BatchNorm1d and ReLU modules, all of them "
+            "trained, as stacked networks are: take one that is, an mlp say"
+        )
+    return layers
+
+
+@torch.no_grad()
+def _runs_as(model: nn.Module, layers: Sequence[Layer]) -> bool:
+    draw = Generator().manual_seed(0)
+    own = copy.deepcopy(model).cpu()
+    for parameter in own.parameters():
+        drawn = torch.randn(parameter.shape, generator=draw) / math.sqrt(parameter[0].numel())
+        parameter.copy_(drawn)
+    x = torch.randn(PROBES, layers[0].inputs, generator=draw).to(next(own.parameters()))
+    for mode in (False, True):
+        expected, found = _plain(own.train(mode), layers, x), []
+        for seed in (0, 1):
+            with seeded(seed, "chain", "cpu"):
+                try:
+                    found.append(own(x))
+                # The network is the user's, made for other inputs perhaps, and may raise anything.
+                except Exception:
+                    return False
+        if any(not isinstance(z, Tensor) or z.shape != expected.shape for z in found):
+            return False
+        far = (found[0] - expected).abs().max() > 1e-4 * expected.abs().max()
+        if far or not torch.equal(*found):
+            return False
+    return True
+
+
+def _plain(model: nn.Module, layers: Sequence[Layer], h: Tensor) -> Tensor:
+    """The chain's outputs, computed from the modules' tensors, which stay as they are."""
+    for layer in layers:
+        linear = model.get_submodule(layer.linear)
+        h = F.linear(h, linear.weight, linear.bias)  # type: ignore[arg-type]
+        if layer.norm:
+            norm = model.get_submodule(layer.norm)
+            mean, var = norm.running_mean.clone(), norm.running_var.clone()  # type: ignore[operator]
+            h = F.batch_norm(h, mean, var, norm.weight, norm.bias, norm.training)  # type: ignore[arg-type]
+        h = h.relu() if layer.relu else h
+    return h
+
+
 def _usual(module: nn.BatchNorm1d) -> bool:
     return module.affine and module.track_running_stats and module.momentum == 0.1 and module.eps == 1e-5
 
@@ -75,7 +145,7 @@ class Chain:
     """
 
     def __init__(self, models: Sequence[nn.Module]) -> None:
-        self.layers = [layers_of(model) for model in models]
+        self.layers = [chain_of(model) for model in models]
         kinds = {tuple((x.linear, x.norm, x.relu, x.bias) for x in own) for own in self.layers}
         ends = {(own[0].inputs, own[-1].outputs) for own in self.layers}
         if len(kinds) > 1 or len(ends) > 1:

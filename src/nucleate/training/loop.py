@@ -1,7 +1,8 @@
 """A plain training loop: a generator that hands over after every epoch.
 
-An epoch is a function of the state before it, the seed and its number, and of nothing else: the data order comes from
-(seed, epoch), so a training that is killed and resumed from any epoch's state ends in the same bits.
+An epoch is a function of the state before it, the seed and its number, and of nothing else: the data order and what
+the network draws (dropout, say) come from (seed, epoch), so a training that is killed and resumed from any epoch's
+state ends in the same bits.
 """
 
 from __future__ import annotations
@@ -21,12 +22,17 @@ from nucleate.machine.tuning import Tuning, tuned
 from nucleate.pruning.masks import Masks
 from nucleate.spec import TrainSpec
 from nucleate.training import parallel, state
+from nucleate.training.draws import seeded
 from nucleate.training.objective import loss_of as loss_of
 from nucleate.training.objective import make_optimizer as make_optimizer
 from nucleate.training.survivors import Survivors, survivors
 
 FIT_BATCH = 256
 """Points that are asked together whether they fit: few, for the first that does not ends the question."""
+
+
+class Diverged(ValueError):
+    """A training whose loss is no longer finite."""
 
 
 @dataclass(frozen=True)
@@ -108,7 +114,9 @@ class Training:
             group["lr"] = lr
         self.model.train()
         total = torch.zeros((), dtype=torch.float64, device=self.inputs.device)
-        with tuned(self.tuning):
+        # Each process drops units of its own part of a batch.
+        drawn = seeded(self.seed, f"epoch {self.epoch}, rank {parallel.rank()}", self.inputs.device)
+        with tuned(self.tuning), drawn:
             parts = batches(len(self.inputs), self.spec.batch_size, seed=self.seed, epoch=self.epoch)
             # One transfer an epoch: a step waits for nothing that the host has to send.
             order = torch.cat(parts).to(self.inputs.device)
@@ -140,7 +148,7 @@ class Training:
         self.epoch += 1
         mean = float(parallel.total(total)) / len(self.inputs)
         if not math.isfinite(mean):
-            raise ValueError(
+            raise Diverged(
                 f"the training loss became {mean} in epoch {self.epoch}: lower the learning rate ({self.spec.lr:g})"
             )
         return mean
@@ -205,13 +213,16 @@ def check(spec: TrainSpec) -> None:
     Raises:
         ValueError: with the field, what was given and what it must be.
     """
-    for name, low in {"lr": 0.0, "epochs": 0, "batch_size": 0}.items():
-        if getattr(spec, name) <= low:
-            raise ValueError(f"train.{name} must be above {low}, not {getattr(spec, name)}")
+    for name in ("lr", "epochs", "batch_size", "threads"):
+        value = getattr(spec, name)
+        if value is not None and not 0 < value < math.inf:
+            raise ValueError(f"train.{name} must be a number above 0, not {value}")
     if not 0 <= spec.error_floor < 1:
         raise ValueError(f"train.error_floor must be in [0, 1), not {spec.error_floor}")
-    if spec.weight_decay < 0 or not 0 <= spec.momentum < 1:
-        raise ValueError("train.weight_decay must be at least 0 and train.momentum in [0, 1)")
+    if not 0 <= spec.weight_decay < math.inf:
+        raise ValueError(f"train.weight_decay must be a number from 0 on, not {spec.weight_decay}")
+    if not 0 <= spec.momentum < 1:
+        raise ValueError(f"train.momentum must be in [0, 1), not {spec.momentum}")
     if spec.sparse and spec.device != "cpu":
         raise ValueError(f"train.sparse trains on the CPU, not on {spec.device}: on a GPU shrink the network instead")
     check_device(spec.device, "train.device")

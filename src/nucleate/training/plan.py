@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import nn
 
-from nucleate.training.chain import layers_of
+from nucleate.training.chain import chain_of, layers_of
 from nucleate.training.stacked import Replica
 
 LARGEST = 50_000
@@ -65,13 +65,13 @@ def plan_stacks(replicas: Sequence[Replica]) -> list[list[int]]:
 
 
 def stackable(model: nn.Module) -> bool:
-    """Whether a network is a chain that a `Stack` trains.
+    """Whether a network is a chain that a `Stack` trains: its modules are, and its forward pass does nothing else.
 
-    >>> stackable(nn.Linear(4, 2)), stackable(nn.Conv2d(3, 8, 3))
+    >>> stackable(nn.Sequential(nn.Linear(4, 2))), stackable(nn.Conv2d(3, 8, 3))
     (True, False)
     """
     try:
-        layers_of(model)
+        chain_of(model)
     except ValueError:
         return False
     return True

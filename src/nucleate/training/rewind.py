@@ -14,6 +14,7 @@ from safetensors.torch import load, save
 from torch import Tensor, nn
 
 from nucleate.pruning.masks import Masks
+from nucleate.training.draws import cuda_index
 
 
 @dataclass(frozen=True)
@@ -92,10 +93,11 @@ class RewindPoint:
         """The model's parameters and buffers then: new tensors at every call."""
         return {k.removeprefix("model."): v for k, v in self._tensors.items() if k.startswith("model.")}
 
-    @property
-    def generator(self) -> Tensor:
-        """State of torch's generator then."""
-        return self._tensors["random.torch"]
+    def draws(self, device: str) -> list[Tensor]:
+        """States then of the generators that a network on a device draws from."""
+        index = cuda_index(device)
+        names = ["random.torch"] if index is None else ["random.torch", f"random.cuda.{index}"]
+        return [self._tensors[name] for name in names]
 
     def restore(
         self,

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 
 import torch
-from torch import Tensor, nn
+from torch import Generator, Tensor, nn
 
 from nucleate.machine.tuning import Tuning, tuned
 from nucleate.pruning.masks import Masks
 from nucleate.spec import TrainSpec
+from nucleate.training.draws import borrowed
 from nucleate.training.held import HeldOut
 from nucleate.training.loop import batches, check, learning_rate, loss_of, make_optimizer
 from nucleate.training.rewind import RewindPoint
@@ -61,9 +63,8 @@ class StepTraining:
         self.step = 0
         self.per_epoch = len(batches(len(inputs), spec.batch_size, seed=seed, epoch=0))
         self._order: tuple[int, list[Tensor]] = (-1, [])
-        with torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(seed)
-            self._generator = torch.get_rng_state()
+        with borrowed(spec.device) as generators:
+            self._draws = [g.manual_seed(seed).get_state() for g in generators]
 
     @property
     def horizon(self) -> int:
@@ -80,11 +81,10 @@ class StepTraining:
         last: Tensor | float | None = None
         if self._survivors is not None:
             self._survivors.begin()
-        with torch.random.fork_rng(devices=[]), tuned(self.tuning):
-            torch.set_rng_state(self._generator)
+        with self._drawing() as generators, tuned(self.tuning):
             while self.step < min(until, self.horizon):
                 last = self._step()
-            self._generator = torch.get_rng_state()
+            self._draws = [g.get_state() for g in generators]
         if self._survivors is not None:
             self._survivors.end()
         if last is not None and not math.isfinite(float(last)):
@@ -92,6 +92,14 @@ class StepTraining:
                 f"the training loss became {float(last)} by step {self.step}: lower the learning rate "
                 f"({self.spec.lr:g})"
             )
+
+    @contextmanager
+    def _drawing(self) -> Iterator[list[Generator]]:
+        """Generators of torch in this training's own state."""
+        with borrowed(self.spec.device) as generators:
+            for g, state in zip(generators, self._draws, strict=True):
+                g.set_state(state)
+            yield generators
 
     def _step(self) -> Tensor | float:
         epoch, position = divmod(self.step, self.per_epoch)
@@ -131,8 +139,7 @@ class StepTraining:
 
     def snapshot(self) -> RewindPoint:
         """The full state now, to come back to."""
-        with torch.random.fork_rng(devices=[]):
-            torch.set_rng_state(self._generator)
+        with self._drawing():
             if self._survivors is not None:
                 self._survivors.give_state(self.optimizer)
             return RewindPoint.take(self.model, self.optimizer, step=self.step)
@@ -143,13 +150,12 @@ class StepTraining:
         With `keep_noise` random draws (dropout, say) stay this training's own too: two copies of one network are then
         trained on with different noise.
         """
-        with torch.random.fork_rng(devices=[]):
-            point.restore(self.model, self.optimizer, rng=False)
-            # The optimizer's state of pruned weights reaches no kept weight; left alone, a resumed training repeats
-            # an uninterrupted one to the sign of its zeros.
-            self.masks.apply(self.model)
-            if self._survivors is not None:
-                self._survivors.take_state(self.optimizer)
-            if not keep_noise:
-                self._generator = point.generator
+        point.restore(self.model, self.optimizer, rng=False)
+        # The optimizer's state of pruned weights reaches no kept weight; left alone, a resumed training repeats
+        # an uninterrupted one to the sign of its zeros.
+        self.masks.apply(self.model)
+        if self._survivors is not None:
+            self._survivors.take_state(self.optimizer)
+        if not keep_noise:
+            self._draws = point.draws(self.spec.device)
         self.step, self._order = point.step, (-1, [])

@@ -21,11 +21,13 @@ from nucleate.runs.sweep import Tick
 from nucleate.spec import DescentSpec
 from nucleate.studies.descent.closed import FAMILIES, NONE, Closed
 from nucleate.studies.descent.sparse import TICKET, phases
+from nucleate.studies.descent.tables import diverged
 from nucleate.studies.descent.threshold import between, bracket, by_seed, effective_complexity, mean_errors
 from nucleate.studies.descent.trained import EARLY, Cell, Trained, epochs_at, stacks
 from nucleate.studies.points import Points, take
 from nucleate.studies.progress import Progress
 from nucleate.studies.setting import sources
+from nucleate.training.loop import check as check_training
 
 SQUARED_FIT = 1e-6
 """Training loss of the closed form that counts as fitting its points."""
@@ -51,6 +53,8 @@ def check(spec: DescentSpec) -> None:
     if not spec.widths or min(spec.widths) < 1 or (spec.model.name == "tree" and min(spec.widths) < 2):
         least = 2 if spec.model.name == "tree" else 1
         raise ValueError(f"widths must be whole numbers from {least} on, not {list(spec.widths)}")
+    if spec.model.name not in FAMILIES:
+        check_training(spec.train)
     if spec.samples and min(spec.samples) < 1:
         raise ValueError(f"samples must be at least 1, not {list(spec.samples)}")
     for noise in (*spec.noises, spec.data.label_noise):
@@ -88,10 +92,11 @@ def run(
     """Fit every model of a spec; returns its finished run folder.
 
     Records carry width, parameters, samples, noise and antidote beside the usual fields; those of several seeds
-    together (churn, variance, bias) have no seed. A run that was stopped goes on, a finished one is returned as it is.
+    together (churn, variance, bias) have no seed. Networks that diverged have measures of nan. A run that was stopped
+    goes on, a finished one is returned as it is.
 
     Raises:
-        ValueError: for a spec, data or a folder that cannot be used.
+        ValueError: for a spec, data or a folder that cannot be used; if all networks diverged.
     """
     check(spec)
     samples = spec.samples or ((spec.data.train_size,) if spec.data.train_size else ())
@@ -124,6 +129,9 @@ def run(
         progress = Progress(writer)
         writer.save_tensors("test", {"labels": points.data.test_labels.numpy()})
         _fit(spec, points, grid, tuning, progress, tick)
+        lost, networks = diverged(writer.records)
+        if lost == networks:
+            raise ValueError(f"all {networks} networks diverged: lower the learning rate ({spec.train.lr:g})")
         added = _refined(spec, writer, grid)
         _fit(spec, points, added, tuning, progress, tick)
         writer.append(_conclusions(spec, writer, [*grid, *added]))
@@ -184,9 +192,11 @@ def _train(trained: Trained, progress: Progress, tick: Tick) -> None:
     if progress.inside:
         trained.load(progress.inside)
         tick(trained.stack.epoch * trained.replicas)
+    done = trained.stack.epoch
     for epoch, rows in trained:
         progress.writer.append(rows)
-        tick(trained.replicas if epoch else 0)
+        tick(trained.replicas * (epoch - done))
+        done = epoch
         if epoch < trained.epochs:
             progress.pause(trained.state)
     progress.writer.save_tensors(f"predicted-{progress.part:04d}", trained.predictions())
@@ -246,7 +256,10 @@ def _conclusions(spec: DescentSpec, writer: Writer, grid: Grid) -> Iterator[dict
     for w, n, q in dict.fromkeys(grid) if spec.densities else ():
         where = {"width": w, "samples": n, "noise": q, "antidote": NONE}
         curve = by_seed(rows, "error", "density", split="test", arm=TICKET, **where)
-        for phase, value in asdict(phases({d: list(e.values()) for d, e in curve.items()})).items():
+        seeds = [s for s in spec.seeds if all(s in errors for errors in curve.values())]
+        if not curve or not seeds:
+            continue
+        for phase, value in asdict(phases({d: [e[s] for s in seeds] for d, e in curve.items()})).items():
             yield base | where | {"metric": "phase_end", "value": value, "split": "test", "arm": TICKET, "phase": phase}
 
 

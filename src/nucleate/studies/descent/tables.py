@@ -7,7 +7,8 @@ from collections import defaultdict
 from collections.abc import Iterator
 from typing import Any
 
-from nucleate.runs import Run
+from nucleate.runs import Record, Run
+from nucleate.studies.descent.trained import EARLY
 from nucleate.studies.ladder.verdict import interval
 
 SHOWN = (
@@ -35,7 +36,7 @@ def along_width(run: Run) -> str:
             key = (row["antidote"], row["noise"], row["samples"], row["width"])
             keys.setdefault(key)
             values[(*key, row["split"], row["metric"])][row["seed"]] = row["value"]
-    mean = {k: sum(v.values()) / len(v) for k, v in values.items()}
+    mean = {k: mean_of(v.values()) for k, v in values.items()}
     lines = []
     for antidote, noise in dict.fromkeys((a, q) for a, q, _, _ in keys):
         own = sorted(k[2:] for k in keys if k[:2] == (antidote, noise))
@@ -46,12 +47,40 @@ def along_width(run: Run) -> str:
             cells = (mean.get((antidote, noise, samples, width, split, m), math.nan) for split, m, _ in SHOWN)
             told.append(f"{samples:8d}{width:8d}" + "".join(_number(v) for v in cells))
         for samples in dict.fromkeys(n for n, _ in own):
-            curve = {w: mean[antidote, noise, n, w, "test", "error"] for n, w in own if n == samples}
+            errors = {w: mean[antidote, noise, n, w, "test", "error"] for n, w in own if n == samples}
+            curve = {w: error for w, error in errors.items() if math.isfinite(error)}
             if len(curve) > 2:
                 told.append(_shape(curve, samples, marks.get((samples, noise)) if antidote == "none" else None))
         if told:
             lines += [f"\n{run.spec['recipe']}, antidote {antidote}, label noise {noise:g}", *told]
-    return "\n".join([*lines, *_along_density(run)]).lstrip("\n")
+    return "\n".join([*lines, *along_density(run), *lost(run)]).lstrip("\n")
+
+
+def mean_of(values: Iterable[float]) -> float:
+    """Mean over the networks that did not diverge; nan of none.
+
+    >>> mean_of([1.0, math.nan, 3.0]), mean_of([math.nan])
+    (2.0, nan)
+    """
+    known = [v for v in values if math.isfinite(v)]
+    return sum(known) / len(known) if known else math.nan
+
+
+def diverged(records: Iterable[Record]) -> tuple[int, int]:
+    """Networks whose training error at the end is nan, and all networks."""
+    fields = ("seed", "width", "samples", "noise", "antidote", "density", "arm")
+    ends: dict[tuple[Any, ...], float] = {}
+    for row in records:
+        if (row["split"], row["metric"]) == ("train", "error") and row["antidote"] != EARLY:
+            ends[tuple(row.get(k) for k in fields)] = row["value"]
+    return sum(map(math.isnan, ends.values())), len(ends)
+
+
+def lost(run: Run) -> list[str]:
+    """A line about the networks that diverged; none if none did."""
+    count, networks = diverged(run.records)
+    told = f"{count} of {networks} networks diverged and are left out: lower the learning rate"
+    return [f"{told} ({run.spec['train']['lr']:g})"] if count else []
 
 
 ALONG = (
@@ -64,7 +93,7 @@ ALONG = (
 """Columns along density beside the test error, with its interval: means over seeds at the last epoch."""
 
 
-def _along_density(run: Run) -> Iterator[str]:
+def along_density(run: Run) -> Iterator[str]:
     """The ticket and its controls at every density, and where the ticket's curve turns."""
     values: dict[tuple[Any, ...], dict[Any, float]] = defaultdict(dict)
     turns: dict[tuple[Any, ...], dict[str, float]] = defaultdict(dict)
@@ -81,12 +110,13 @@ def _along_density(run: Run) -> Iterator[str]:
         yield f"\n{run.spec['recipe']}, width {width}, n = {samples}, label noise {noise:g}, antidote {antidote}"
         yield f"{'':8s}{'density':>9s}{'parameters':>12s}{'test':>16s}" + "".join(f"{n:>11s}" for _, _, n in ALONG)
         for key in (key for key in keys if key[:4] == where):
-            low, mean, high = interval(list(values[(*key, "test", "error")].values()))
+            known = [v for v in values[(*key, "test", "error")].values() if math.isfinite(v)]
+            low, mean, high = interval(known or [math.nan])
             band = f" +-{(high - low) / 2:.3f}" if math.isfinite(low) else ""
             line = f"{key[4]:8s}{key[5]:9g}{key[6]:12d}{f'{mean:.3f}{band}':>16s}"
             for split, metric, _ in ALONG:
-                own = values.get((*key, split, metric), {}).values()
-                line += f"{sum(own) / len(own):11.3g}" if own else f"{'-':>11s}"
+                value = mean_of(values.get((*key, split, metric), {}).values())
+                line += f"{value:11.3g}" if math.isfinite(value) else f"{'-':>11s}"
             yield line
         if where in turns:
             yield _phases(turns[where])

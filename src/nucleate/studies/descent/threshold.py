@@ -78,9 +78,13 @@ def mean_errors(rows: Iterable[Record], metric: str, key: str, **where: object) 
 def by_seed(
     rows: Iterable[Record], metric: str, key: str, *, split: str, **where: object
 ) -> dict[Any, dict[int, float]]:
-    """A measure at the last epoch, by width, samples or density and then by seed, where the other fields agree."""
+    """A measure at the last epoch, by width, samples or density and then by seed, where the other fields agree.
+
+    Seeds whose network diverged, with a measure of nan, are left out.
+    """
     found: dict[Any, dict[int, float]] = {}
     for row in rows:
         if row["metric"] == metric and row["split"] == split and all(row.get(k) == v for k, v in where.items()):
             found.setdefault(row[key], {})[row["seed"]] = row["value"]
-    return dict(sorted(found.items()))
+    known = {size: {s: v for s, v in own.items() if not math.isnan(v)} for size, own in sorted(found.items())}
+    return {size: own for size, own in known.items() if own}

@@ -32,7 +32,7 @@ from nucleate.spec import DescentSpec
 from nucleate.studies.collapse import measured_epochs
 from nucleate.studies.descent.closed import NONE, cell_name
 from nucleate.studies.descent.sparse import REINIT, TICKET, masks_at
-from nucleate.studies.fits import Value, agreement, fit_values
+from nucleate.studies.fits import Value, agreement, finite, fit_values
 from nucleate.studies.lockstep import Lockstep
 from nucleate.studies.points import Points
 from nucleate.training import Replica
@@ -46,6 +46,8 @@ LANDSCAPE_POINTS = 500
 """Training points on which the landscape is measured."""
 ATTACKED_POINTS = 500
 """Test points on which networks are attacked."""
+NO_CLASS = 255
+"""Predicted by a network that diverged."""
 DEPTH_ERROR = 0.01
 """Nearest-centre training error at which a hidden layer counts as collapsed (Galanti 2022)."""
 COLLAPSE = ("nc1", "nc2_equiangle", "nc3", "nc4")
@@ -138,6 +140,10 @@ class Trained:
             masks = None
             if cell.density < 1:
                 trained = {k: torch.as_tensor(before[weight_name(cell, seed, k)]) for k, _ in model.named_parameters()}
+                if not all(map(finite, trained.values())):
+                    # What diverged has no largest weights: its tickets are lost with it.
+                    trained = {k: p.data.clone() for k, p in model.named_parameters()}
+                    model.load_state_dict({k: torch.full_like(w, math.nan) for k, w in trained.items()}, strict=False)
                 masks = masks_at(model, cell.density, cell.arm, trained, seed)
                 masks.apply(model)
             targets = self._taught(cell, seed, before) if cell.distilled else self.given[-1]
@@ -175,6 +181,9 @@ class Trained:
             if epoch.number in self.grid:
                 rows = self._measure(epoch.number, epoch.step, last=epoch.number == self.epochs)
             yield epoch.number, rows
+        if self.stack.epoch < self.epochs:
+            # All diverged.
+            yield self.epochs, self._measure(self.epochs, self.stack.step, last=True)
 
     def state(self, **notes: Any) -> bytes:
         """Everything that the next epoch depends on."""
@@ -196,13 +205,16 @@ class Trained:
             own = self._rows(cell, seed, epoch, step, [*values, *self._weights(i)])
             rows += own
             if held is not None:
-                error = float((held[i].argmax(1) != self.held[i]).double().mean())
+                error = float((held[i].argmax(1) != self.held[i]).double().mean()) if finite(held[i]) else math.nan
                 rows += self._rows(cell, seed, epoch, step, [("validation", "error", error)])
                 if self.best[i] is None or error < self.best[i][0]:
                     self.best[i] = [error, [r | {"antidote": EARLY} for r in own]]
                 if last and self._antidote(cell) == NONE:
                     rows += self.best[i][1]
-            if last:
+            if last and not finite(train[i]):
+                if self.spec.epsilon:
+                    self.attacked.append(torch.full_like(data.test_labels[:ATTACKED_POINTS], NO_CLASS))
+            elif last:
                 rows += self._collapse(i, cell, seed, epoch, step)
         size = len(self.spec.seeds)
         for j, cell in enumerate(self.cells):
@@ -227,9 +239,14 @@ class Trained:
         return [base | {"split": split, "metric": m, "value": v} | where for split, m, v in values]
 
     def predictions(self) -> dict[str, Any]:
-        """Classes (seeds, N) that the networks give the test points now, by `cell_name`, and attacked ones."""
+        """Classes (seeds, N) that the networks give the test points now, by `cell_name`, and attacked ones.
+
+        255 for a network that diverged.
+        """
         size = len(self.spec.seeds)
-        found = {"": self.stack.logits(self.points.data.test_inputs).argmax(2).to(torch.uint8).cpu().numpy()}
+        logits = self.stack.logits(self.points.data.test_inputs)
+        classes = torch.where(logits.isfinite().all(2), logits.argmax(2), NO_CLASS)
+        found = {"": classes.to(torch.uint8).cpu().numpy()}
         if self.attacked:
             found[", attacked"] = torch.stack(self.attacked).to(torch.uint8).cpu().numpy()
         names = [
