@@ -310,3 +310,22 @@ def test_claims_that_cannot_be_tried(fails: Callable[[list[str]], str]) -> None:
 def test_data_that_cannot_be_fetched(fails: Callable[[list[str]], str]) -> None:
     assert "nucleate data list" in fails(["data"])
     assert "mnits" in fails(["data", "fetch", "mnits"])
+
+
+@pytest.mark.parametrize(
+    ("args", "words"),
+    [
+        (["collapse", "--seed", "-1"], "seed must lie in 0..4294967295, not -1"),
+        (["collapse", "--seed", "99999999999999999999"], "seed must lie in 0..4294967295"),
+        (["collapse", "--data.seed", "-1"], "data.seed must lie in"),
+        (["descent", "--seeds", "0", "-1"], "seeds must lie in 0..4294967295, not -1"),
+        (["tickets", "--seeds", "0"], "seeds is how many seeds are run, from seed on: at least 1, not 0"),
+        (["sweep", "collapse", "digits-mlp", "--seeds", "-1"], "seed must lie in"),
+        (["sweep", "collapse", "digits-mlp", "--seeds", "1", "1"], "seed is given 1 twice"),
+        (["sweep", "collapse", "digits-mlp", "--grid", "train.lr=0.1", "train.lr=0.2"], "names train.lr twice"),
+        (["sweep", "collapse", "digits-mlp", "--grid", "train.lr=0.1,0.10"], "train.lr is given 0.1 twice"),
+        (["sweep", "collapse", "digits-mlp", "--grid", "seed=1,2"], "go with --seeds"),
+    ],
+)
+def test_seeds_and_grids(args: list[str], words: str, fails: Callable[[list[str]], str]) -> None:
+    assert words in fails(args)
