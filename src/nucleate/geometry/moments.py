@@ -191,8 +191,8 @@ class Moments:
             first = int(broken.nonzero()[0])
             if bool(torch.isfinite(self.sum[first]).all()):
                 raise ValueError(
-                    f"features of class {first} are so large that their squares leave float64; divide all features by a "
-                    "constant"
+                    f"features of class {first} are so large that their squares leave float64; "
+                    "divide all features by a constant"
                 )
             raise ValueError(
                 f"features of class {first} hold NaN or infinity; measure a checkpoint from before it diverged"
