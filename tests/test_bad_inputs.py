@@ -202,6 +202,9 @@ def data_raises():
     raise KeyError("my own bug")
 def data_text():
     return "points"
+def data_unseen():
+    x, y = torch.rand(40, 6), torch.arange(40) % 4
+    return x[y != 2], y[y != 2], x, y
 """
 
 
@@ -221,10 +224,30 @@ def test_model_functions(name: str, words: str, fails: Callable[[list[str]], str
     assert words in fails([*QUICK, "--model.name", f"bad_parts:{name}"])
 
 
-@pytest.mark.parametrize("name", ["data_raises", "data_text"])
-def test_data_functions(name: str, fails: Callable[[list[str]], str], tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [("data_raises", "data_raises"), ("data_text", "data_text"), ("data_unseen", "[2] have held-out points but no")],
+)
+def test_data_functions(name: str, words: str, fails: Callable[[list[str]], str], tmp_path: Path) -> None:
     (tmp_path / "bad_parts.py").write_text(FUNCTIONS)
-    assert name in fails(["collapse", *TINY, "--data.name", f"bad_parts:{name}"])
+    assert words in fails(["collapse", *TINY, "--data.name", f"bad_parts:{name}"])
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "words"),
+    [
+        ("k", "500", "measure.k must lie in 1..19, neighbours among 20 held-out points, not 500"),
+        ("k", "0", "measure.k must lie in 1..19"),
+        ("subsample", "3", "measure.subsample must be at least 20, two for each of the 10 classes, not 3"),
+        ("picture", "0", "measure.picture must be at least 1, not 0"),
+        ("epsilon", "-1", "measure.epsilon must be at least 0, not -1"),
+        ("robustness", "-1", "measure.robustness must be at least 0, not -1"),
+        ("points", "1", "measure.points must be at least 2, not 1"),
+        ("full-every", "-1", "measure.full_every must be at least 0, not -1"),
+    ],
+)
+def test_measures_that_cannot_be_taken(option: str, value: str, words: str, fails: Callable[[list[str]], str]) -> None:
+    assert words in fails([*QUICK, f"--measure.{option}", value])
 
 
 def test_a_folder_that_cannot_be_written(fails: Callable[[list[str]], str], tmp_path: Path) -> None:
@@ -310,3 +333,22 @@ def test_claims_that_cannot_be_tried(fails: Callable[[list[str]], str]) -> None:
 def test_data_that_cannot_be_fetched(fails: Callable[[list[str]], str]) -> None:
     assert "nucleate data list" in fails(["data"])
     assert "mnits" in fails(["data", "fetch", "mnits"])
+
+
+@pytest.mark.parametrize(
+    ("args", "words"),
+    [
+        (["collapse", "--seed", "-1"], "seed must lie in 0..4294967295, not -1"),
+        (["collapse", "--seed", "99999999999999999999"], "seed must lie in 0..4294967295"),
+        (["collapse", "--data.seed", "-1"], "data.seed must lie in"),
+        (["descent", "--seeds", "0", "-1"], "seeds must lie in 0..4294967295, not -1"),
+        (["tickets", "--seeds", "0"], "seeds is how many seeds are run, from seed on: at least 1, not 0"),
+        (["sweep", "collapse", "digits-mlp", "--seeds", "-1"], "seed must lie in"),
+        (["sweep", "collapse", "digits-mlp", "--seeds", "1", "1"], "seed is given 1 twice"),
+        (["sweep", "collapse", "digits-mlp", "--grid", "train.lr=0.1", "train.lr=0.2"], "names train.lr twice"),
+        (["sweep", "collapse", "digits-mlp", "--grid", "train.lr=0.1,0.10"], "train.lr is given 0.1 twice"),
+        (["sweep", "collapse", "digits-mlp", "--grid", "seed=1,2"], "go with --seeds"),
+    ],
+)
+def test_seeds_and_grids(args: list[str], words: str, fails: Callable[[list[str]], str]) -> None:
+    assert words in fails(args)

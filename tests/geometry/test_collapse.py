@@ -251,6 +251,11 @@ BAD = [
     ({"bias": torch.zeros(2)}, "bias without a weight"),
     ({"weight": torch.eye(2), "bias": torch.zeros(3)}, r"bias must be"),
     ({"means": torch.zeros(2, 3)}, "means must be"),
+    ({"features": np.zeros((4, 2))}, "features must be a tensor, not ndarray"),
+    ({"labels": [0, 1, 0, 1]}, "labels must be a tensor, not list"),
+    ({"weight": np.eye(2)}, "weight must be a tensor, not ndarray"),
+    ({"features": torch.eye(4, 2, dtype=torch.float64) * 1e200}, "class 0 are so large that their squares"),
+    ({"features": torch.eye(4, 2, dtype=torch.float64) * 1e-200}, "so small that their squares"),
     ({"features": torch.zeros(0, 2), "labels": torch.zeros(0, dtype=torch.long)}, "no points"),
 ]
 

@@ -136,6 +136,8 @@ def test_no_measure_sees_shift_scale_or_rotation(seed, power):
     ("call", "message"),
     [
         (lambda: two_nn(torch.zeros(2, 3)), "at least 3"),
+        (lambda: two_nn(np.zeros((9, 3))), "must be a tensor, not ndarray"),  # type: ignore[arg-type]
+        (lambda: intrinsic_dimension(torch.ones(9, 3)), "no intrinsic dimension: only 0 of 9 points have no twin"),
         (lambda: two_nn(torch.randn(9, 3), fraction=0), "fraction"),
         (lambda: two_nn(torch.randn(9, 3), method="mean"), "method"),  # type: ignore[arg-type]
         (lambda: participation_ratio(torch.full((3, 2), math.nan)), "NaN"),

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nucleate.geometry import softmax
-from nucleate.geometry.hull import nearest_in_hull
+from nucleate.geometry.hull import least_squares, nearest_in_hull
 from nucleate.geometry.margins import margin_optimum, one_vs_rest_margin
 from nucleate.geometry.simplex import (
     barycentric,
@@ -151,6 +151,19 @@ def test_hull_of_repeated_and_aligned_vertices():
     near = nearest_in_hull(v, torch.zeros(2))
     assert near.distance == pytest.approx(1) and near.lower == pytest.approx(1)
     assert nearest_in_hull(v[:1], v[0]).distance == 0
+
+
+@pytest.mark.parametrize(("rows", "columns"), [(8, 8), (8, 5)])
+def test_least_squares_are_right_and_equal_in_every_bit_whatever_memory_held_before(rows, columns):
+    g = rng(0)
+    a, b = torch.randn(rows, columns, generator=g, dtype=F64), torch.randn(rows, generator=g, dtype=F64)
+    found = set()
+    for number in (0, 1, 7, -1) * 5:
+        dirty = [torch.full((size,), number, dtype=torch.int32) for size in range(1, 200)]
+        del dirty
+        found.add(tuple(least_squares(a.clone(), b.clone()).tolist()))
+    assert len(found) == 1
+    np.testing.assert_allclose(found.pop(), np.linalg.lstsq(a.numpy(), b.numpy(), rcond=None)[0], rtol=1e-12)
 
 
 @LAW

@@ -119,6 +119,10 @@ def test_frozen_shared_and_repeated_layers() -> None:
 
 def test_wrong_arguments_are_refused() -> None:
     net, x = net_and_points()
+    with pytest.raises(ValueError, match="x must be points"):
+        empirical_ntk(net, torch.ones(5))
+    with pytest.raises(ValueError, match="x2 holds NaN or infinity"):
+        empirical_ntk(net, x, x / 0)
     with pytest.raises(ValueError, match="trace, full or an index below 3, not 'mean'"):
         empirical_ntk(net, x, output="mean")
     with pytest.raises(ValueError, match="fits no parameter"):

@@ -124,6 +124,11 @@ def test_one_hidden_layer_in_closed_form() -> None:
 
 
 def test_wrong_arguments_are_refused() -> None:
+    for kernel in (ntk, nngp):
+        with pytest.raises(ValueError, match=r"x must be points \(n, ...\), not of shape \(5,\)"):
+            kernel(torch.ones(5), depth=1)
+        with pytest.raises(ValueError, match=r"x2 holds NaN or infinity in 1 of 2 points \(first: 1\)"):
+            kernel(torch.ones(3, 2), torch.tensor([[0.0, 1.0], [float("nan"), 1.0]]), depth=1)
     with pytest.raises(ValueError, match="depth must be at least 0, not -1"):
         ntk(points(), depth=-1)
     with pytest.raises(ValueError, match=r"weight layers 0 \.\. 1, not \[2\]"):

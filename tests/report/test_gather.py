@@ -15,8 +15,8 @@ from nucleate.report import page
 from nucleate.report.gather import band, groups, interval, view, views
 from nucleate.report.payload import MAX_PICTURES, embed, pack, pictured
 from nucleate.report.summary import summary
-from nucleate.runs import Run, write_run
-from nucleate.spec import CollapseSpec
+from nucleate.runs import Run, find_runs, write_run
+from nucleate.spec import CollapseSpec, TicketsSpec
 
 Build = Callable[..., Run]
 
@@ -43,6 +43,26 @@ def test_a_band_is_the_t_interval_over_seeds(build: Build, tmp_path: Path) -> No
 
     low, high = stats.t.interval(0.95, 3, values.mean(), stats.sem(values))
     np.testing.assert_allclose([curve.low[at], curve.mean[at], curve.high[at]], [low, values.mean(), high])
+
+
+def test_two_seeds_have_no_band(build: Build, tmp_path: Path) -> None:
+    curve = band(views([build(tmp_path, seed=s, tensors=False) for s in range(2)]), ("logit_norm", "", "train"))
+    assert curve is not None and np.isfinite(curve.mean).all() and np.isnan(curve.low + curve.high).all()
+
+
+def test_seeds_that_one_run_trains_are_all_in_its_label(tmp_path: Path) -> None:
+    with write_run(tmp_path, TicketsSpec(seed=3, seeds=4), env={}) as writer:
+        writer.append([{"study": "tickets", "seed": 3, "epoch": 0, "layer": "", "metric": "loss", "value": 1.0}])
+    assert [v.label for v in views(find_runs(tmp_path))] == ["digits-lenet, seeds 3 to 6"]
+
+
+def test_more_classes_than_a_simplex_has_room_for_are_why_there_is_none(tmp_path: Path) -> None:
+    row = {"study": "collapse", "seed": 0, "epoch": 0, "layer": "penultimate", "split": "train", "value": 0.6}
+    with write_run(tmp_path, CollapseSpec(), env={}) as writer:
+        writer.append([row | {"metric": "gnc2_optimum"}])
+    (found,) = views(find_runs(tmp_path))
+    assert "more classes than d + 1" in found.why_not_drawn("etf")
+    assert found.why_not_drawn("logits") == "the run stored no tensor logits"
 
 
 def test_on_log_axes_the_interval_is_of_the_logarithm() -> None:

@@ -220,7 +220,7 @@ def test_runs_are_compared_and_chosen(chromium: Any, build: Build, tmp_path: Pat
     until(driver, "return document.querySelector('#layers-plot .main-svg') !== null")
     assert points(driver, "layers-plot") != before
     keys = driver.execute_script("return [...document.querySelectorAll('#nc .keys li')].map(k => k.textContent)")
-    assert len(keys) == 2 and all("95 % interval of 2 seeds" in k for k in keys)
+    assert len(keys) == 2 and all("mean of n = 2 seeds, too few" in k for k in keys)
 
 
 @browser

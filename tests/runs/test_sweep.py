@@ -93,6 +93,23 @@ def test_a_sweep_whose_workers_and_parent_are_killed_ends_complete_and_equal(tmp
     assert sorted(map(int, ends)) == list(range(cells))
 
 
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="finds the workers in /proc")
+def test_an_interrupt_ends_workers_that_still_import_without_a_word_of_theirs(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", PARENT, str(tmp_path / "stopped"), "4"]
+    env = os.environ | {"PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *filter(None, sys.path)])}
+    process = subprocess.Popen(command, env=env, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    until = time.monotonic() + 60
+    while time.monotonic() < until and len(children(process.pid)) < 3:
+        time.sleep(0.02)
+    workers = children(process.pid)
+    time.sleep(0.2)
+    os.killpg(process.pid, signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert err.count("Traceback") == 1, err
+    assert "spawn_main" not in err
+    assert not any(Path(f"/proc/{worker}/exe").exists() for worker in workers)
+
+
 def test_two_sweeps_that_overlap_share_the_cells(tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
     errors: list[BaseException] = []

@@ -199,11 +199,17 @@ def test_pruning_before_training_shares_the_tickets_number_of_weights(tmp_path: 
         ({"validation": 200}, "between 1 and 199"),
         ({"every": 0}, "ladder.every at least 1"),
         ({"rewind_step": 5, "after": "fine-tune"}, "goes with ladder.after reset"),
+        ({"rewind_step": 8}, "not before the training's end at step 8"),
+        ({"method": "magnitud"}, "did you mean magnitude"),
+        ({"at_init": ("snip", "snap")}, "no score is named 'snap'"),
+        ({"remove_dense": 0.999}, "level 2 of the ladder leaves no weight in hidden.0.linear.weight, hidden.1"),
+        ({"remove_dense": 0.999, "scope": "global"}, "level 2 of the ladder leaves no weight in the network"),
     ],
 )
 def test_what_cannot_be_climbed_is_refused(ladder: dict[str, Any], says: str, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=says):
         climb(small(ladder=ladder), tmp_path)
+    assert not list(tmp_path.iterdir()), "refused before anything is trained"
 
 
 def test_seeds_that_cannot_be_stacked_are_refused(tmp_path: Path) -> None:

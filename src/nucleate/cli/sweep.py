@@ -78,24 +78,33 @@ def cells_of(spec: Any, grid: Sequence[str], seeds: Sequence[int]) -> list[Any]:
     """One spec for every combination of the grid's values and every seed.
 
     Raises:
-        ValueError: for a grid entry that is not field=value,value, or a field or value that the spec has not.
+        ValueError: for a grid entry that is not field=value,value, a field or value that the spec has not, or one that
+            is named twice.
 
     >>> from nucleate.spec import CollapseSpec
     >>> [(c.train.lr, c.seed) for c in cells_of(CollapseSpec(), ["train.lr=1,2"], [0, 1])]
     [(1.0, 0), (1.0, 1), (2.0, 0), (2.0, 1)]
     """
-    axes: list[list[tuple[str, Any]]] = []
+    axes: dict[str, list[Any]] = {}
     for entry in grid:
         name, sign, values = entry.partition("=")
         if not sign or not name or not values:
             raise ValueError(f"--grid takes field=value,value, as in train.lr=0.1,0.01, not {entry!r}")
-        axes.append([(name, _value(v)) for v in values.split(",")])
+        if name in axes:
+            raise ValueError(f"--grid names {name} twice; give all its values at once, as in train.lr=0.1,0.01")
+        axes[name] = [_value(v) for v in values.split(",")]
     if hasattr(spec, "seed"):
-        axes.append([("seed", seed) for seed in seeds])
+        if "seed" in axes:
+            raise ValueError("--grid names seed; the seeds of a sweep go with --seeds, as in --seeds 0 1")
+        axes["seed"] = list(seeds)
+    for name, given in axes.items():
+        twice = [value for i, value in enumerate(given) if value in given[:i]]
+        if twice:
+            raise ValueError(f"{name} is given {twice[0]!r} twice; each of its values makes one cell")
     cells = []
-    for choice in itertools.product(*axes):
+    for choice in itertools.product(*axes.values()):
         table = to_dict(spec)
-        for name, value in choice:
+        for name, value in zip(axes, choice, strict=True):
             *path, last = name.split(".")
             inner = table
             for part in path:

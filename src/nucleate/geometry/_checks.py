@@ -5,9 +5,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from nucleate.geometry.inputs import check_tensor
+
 
 def check_points(x: Tensor, name: str) -> None:
     """Refuse anything but finite (N, d) floating points with at least one point and one dimension."""
+    check_tensor(x, name)
     if x.ndim != 2 or 0 in x.shape:
         raise ValueError(f"{name}: need (points, dimensions), not {tuple(x.shape)}; flatten or pool maps and sequences")
     if not x.is_floating_point():

@@ -50,11 +50,18 @@ class Spectrum:
 def intrinsic_dimension(x: Tensor) -> float:
     """Estimate the intrinsic dimension by the ratios of two neighbour distances: the value of `two_nn`, all points.
 
+    Raises:
+        ValueError: where points have no such dimension, with the reason (`two_nn` gives nan and the reason); otherwise
+            as in `two_nn`.
+
     >>> x = torch.rand(500, 2, generator=torch.Generator().manual_seed(0))
     >>> abs(intrinsic_dimension(torch.cat([x, x.sum(1, keepdim=True)], 1)) - 2) < 0.25
     True
     """
-    return two_nn(x).value
+    found = two_nn(x)
+    if math.isnan(found.value):
+        raise ValueError(f"the points have no intrinsic dimension: {found.reason}")
+    return found.value
 
 
 @torch.no_grad()

@@ -79,5 +79,18 @@ def _affine_nearest(v: Tensor) -> Tensor:
     """Weights, summing to one, of the point of the affine hull nearest to 0."""
     if len(v) == 1:
         return v.new_ones(1)
-    tail = torch.linalg.lstsq((v[1:] - v[0]).T, -v[0]).solution
+    tail = least_squares((v[1:] - v[0]).T, -v[0])
     return torch.cat([1 - tail.sum()[None], tail])
+
+
+def least_squares(a: Tensor, b: Tensor) -> Tensor:
+    """The x of least |a x - b|, in the same bits at every call.
+
+    Without a named driver, torch on the CPU takes LAPACK's gelsy and hands it pivots that nobody has set, so that the
+    rounding of x depends on what was in that memory before.
+
+    >>> least_squares(torch.eye(2), torch.tensor([1.0, 2.0]))
+    tensor([1., 2.])
+    """
+    solution: Tensor = torch.linalg.lstsq(a, b, driver="gelsd" if a.device.type == "cpu" else None).solution
+    return solution

@@ -6,6 +6,20 @@ import torch
 from torch import Tensor
 
 
+def check_tensor(value: object, name: str) -> None:
+    """Refuse anything but a tensor.
+
+    Raises:
+        ValueError: naming what was given.
+
+    >>> check_tensor([1.0], "weight")
+    Traceback (most recent call last):
+    ValueError: weight must be a tensor, not list; convert it with torch.as_tensor
+    """
+    if not isinstance(value, Tensor):
+        raise ValueError(f"{name} must be a tensor, not {type(value).__name__}; convert it with torch.as_tensor")
+
+
 def check_pair(features: Tensor, labels: Tensor) -> None:
     """Refuse anything but (N, d) floating features with (N,) integer labels.
 
@@ -14,6 +28,8 @@ def check_pair(features: Tensor, labels: Tensor) -> None:
 
     >>> check_pair(torch.zeros(3, 2), torch.tensor([0, 1, 1]))
     """
+    check_tensor(features, "features")
+    check_tensor(labels, "labels")
     if features.ndim != 2:
         raise ValueError(
             f"features must be (points, dimensions), not {tuple(features.shape)}; flatten or pool maps and sequences"
@@ -52,6 +68,9 @@ def check_classifier(weight: Tensor | None, bias: Tensor | None, num_classes: in
         if bias is not None:
             raise ValueError("a bias without a weight says nothing; give weight= as well")
         return
+    check_tensor(weight, "weight")
+    if bias is not None:
+        check_tensor(bias, "bias")
     if tuple(weight.shape) != (num_classes, dim):
         raise ValueError(f"weight must be (classes, dimensions) = ({num_classes}, {dim}), not {tuple(weight.shape)}")
     if bias is not None and tuple(bias.shape) != (num_classes,):
@@ -68,6 +87,7 @@ def check_means(means: Tensor, num_classes: int, dim: int) -> None:
 
     >>> check_means(torch.zeros(3, 2), 3, 2)
     """
+    check_tensor(means, "means")
     if tuple(means.shape) != (num_classes, dim):
         raise ValueError(f"means must be (classes, dimensions) = ({num_classes}, {dim}), not {tuple(means.shape)}")
 

@@ -181,11 +181,19 @@ class Moments:
         if rejected := int(self.rejected):
             raise ValueError(f"{rejected} labels lie outside 0..{self.num_classes - 1}")
         self._check_finite()
+        limits = torch.finfo(torch.float64)
+        if float(self.sumsq.sum()) < limits.tiny / limits.eps and bool(self.sum.any()):
+            raise ValueError("all features are so small that their squares leave float64; multiply them by a constant")
 
     def _check_finite(self) -> None:
         broken = ~torch.isfinite(self.sumsq)
         if bool(broken.any()):
+            first = int(broken.nonzero()[0])
+            if bool(torch.isfinite(self.sum[first]).all()):
+                raise ValueError(
+                    f"features of class {first} are so large that their squares leave float64; "
+                    "divide all features by a constant"
+                )
             raise ValueError(
-                f"features of class {int(broken.nonzero()[0])} hold NaN or infinity; "
-                "measure a checkpoint from before it diverged"
+                f"features of class {first} hold NaN or infinity; measure a checkpoint from before it diverged"
             )

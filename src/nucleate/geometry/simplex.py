@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from nucleate.geometry.hull import nearest_in_hull
+from nucleate.geometry.hull import least_squares, nearest_in_hull
 
 
 def helmert(num_classes: int, *, dtype: torch.dtype = torch.float64) -> Tensor:
@@ -147,7 +147,7 @@ def barycentric(points: Tensor, vertices: Tensor) -> Tensor:
     if not is_affinely_independent(vertices):
         raise ValueError("the vertices are affinely dependent, so coordinates are not unique")
     v = vertices.double()
-    solved = torch.linalg.lstsq((v[1:] - v[0]).T, (points.double() - v[0]).T).solution.T if len(v) > 1 else None
+    solved = least_squares((v[1:] - v[0]).T, (points.double() - v[0]).T).T if len(v) > 1 else None
     tail = points.new_zeros(len(points), 0, dtype=torch.float64) if solved is None else solved
     return torch.cat([1 - tail.sum(1, keepdim=True), tail], 1)
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, jacrev, vjp, vmap
 
+from nucleate.kernels.points import check_points
 from nucleate.probes.tap import evaluating
 
 BLOCK = 1 << 26
@@ -49,12 +50,16 @@ def empirical_ntk(
         dtype: of the Jacobians and the kernel.
 
     Raises:
-        ValueError: for an output or a mask that does not fit, or a model without trainable parameters.
+        ValueError: for an output or a mask that does not fit, a model without trainable parameters, or points that are
+            no tensor of finite (n, ...).
 
     >>> net = nn.Linear(2, 3, bias=False)
     >>> empirical_ntk(net, torch.tensor([[3.0, 4.0]])).item()  # |x|^2: each output has its own weights
     25.0
     """
+    check_points(x)
+    if x2 is not None:
+        check_points(x2, "x2")
     run, values = network(model, masks, dtype)
     with evaluating(model):
         with torch.no_grad():

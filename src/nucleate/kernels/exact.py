@@ -16,6 +16,8 @@ from collections.abc import Collection, Iterator
 import torch
 from torch import Tensor
 
+from nucleate.kernels.points import check_points
+
 BLOCK = 1 << 22
 """Entries of a row block: about 32 MB for each of a handful of temporaries."""
 
@@ -34,7 +36,8 @@ def ntk(x: Tensor, x2: Tensor | None = None, *, depth: int, bias: float = 0.0, f
         frozen: weight layers (0 .. depth, the input's first) that are not trained, with their biases.
 
     Raises:
-        ValueError: for a negative depth, a layer that is not there, or points of different sizes.
+        ValueError: for a negative depth, a layer that is not there, or points that are no tensor of finite (n, ...) or
+            of different sizes.
 
     Jacot, Gabriel, Hongler 2018; the recursion as in Arora et al. 2019 (1904.11955).
 
@@ -64,6 +67,9 @@ def _assemble(x: Tensor, x2: Tensor | None, depth: int, bias: float, frozen: set
         raise ValueError(f"depth must be at least 0, not {depth}")
     if not (math.isfinite(bias) and bias >= 0):
         raise ValueError(f"bias is a standard deviation, at least 0, not {bias}")
+    check_points(x)
+    if x2 is not None:
+        check_points(x2, "x2")
     a = x.flatten(1).double()
     b = a if x2 is None else x2.flatten(1).double()
     if a.shape[1] != b.shape[1]:

@@ -9,6 +9,7 @@ function chartFigure(host, chart) {
   }
   const node = el("div", { class: "plot" });
   box.append(node);
+  if (chart.seeds) box.append(el("p", { class: "small" }, `${chart.seeds}.`));
   return () => (chart.z ? heatChart(node, chart) : curveChart(node, chart));
 }
 
@@ -16,7 +17,9 @@ function curveChart(node, chart) {
   const drawn = chart.curves;
   const y = valueAxis(drawn.flatMap((c) => c.y), chart.logY, chart.yLabel);
   const [bottom, top] = y.axis.type === "log" ? y.axis.range.map((r) => 10 ** r) : y.axis.range;
-  const numeric = drawn.every((c) => c.x.every((x) => typeof x === "number"));
+  // A single number is a name: an axis around it would invent a range.
+  const places = new Set(drawn.flatMap((c) => c.x));
+  const numeric = places.size > 1 && [...places].every((x) => typeof x === "number");
   const traces = [];
   drawn.forEach((c) => {
     const i = c.tone;
@@ -40,7 +43,7 @@ function curveChart(node, chart) {
   });
   const { room, legend } = foot(drawn.map((c) => short(c.label, 44)), node.clientWidth);
   const log = numeric && chart.logX && drawn.every((c) => c.x.every((x) => x > 0));
-  const xs = [...new Set(drawn.flatMap((c) => c.x))].sort((a, b) => a - b);
+  const xs = [...places].sort((a, b) => a - b);
   const [first, last] = [xs[0], xs[xs.length - 1]];
   const apart = (a, b) => Math.log(b / a) >= Math.log(last / first) / 8;
   const shown = xs.reduce((kept, x) => (kept.length === 0 || x === last || (apart(kept[kept.length - 1], x) && apart(x, last)) ? [...kept, x] : kept), []);

@@ -76,7 +76,7 @@ function panelFigure(host, panel, layer) {
   const zeros = data.groups.map((group, g) => [group.zero, g]).filter(([z]) => z);
   return () => {
     const x = epochAxis([...new Set(drawn.flatMap((d) => d.curve.x))]);
-    // The means decide the scale: the band of two seeds is wider than everything else.
+    // The means decide the scale: the band of few seeds is wider than everything else.
     const y = valueAxis(drawn.flatMap((d) => d.curve.y), panel.log, panel.unit);
     const [bottom, top] = y.axis.type === "log" ? y.axis.range.map((r) => 10 ** r) : y.axis.range;
     const traces = [];
@@ -133,10 +133,9 @@ function groupKeys() {
   if (data.groups.length < 2 && data.groups[0].seeds < 2) return null;
   const list = el("ul", { class: "keys", "aria-label": "Runs" });
   data.groups.forEach((group, g) => {
-    const many = group.seeds > 1 ? `: mean and 95 % interval of ${group.seeds} seeds` : ": 1 seed";
     const swatch = el("span", { class: "swatch" });
     swatch.style.borderTopColor = data.groups.length > 1 ? colour(g) : css("--soft");
-    list.append(el("li", {}, swatch, group.label + many));
+    list.append(el("li", {}, swatch, `${group.label}: ${group.told}`));
   });
   return list;
 }

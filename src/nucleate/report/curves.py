@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from nucleate.report.catalog import LABELS, PANELS, Panel
-from nucleate.report.gather import View, band, groups
+from nucleate.report.gather import BAND_SEEDS, View, band, groups, seeds_told
 from nucleate.report.payload import densities
 from nucleate.report.style import DASHES, INK, SOFT, Epochs, Values, colour, distinct, new_figure, plain
 
@@ -39,9 +39,8 @@ def group_key(figure: Figure, found: Sequence[View]) -> None:
     many = len(grouped) > 1
     handles = []
     for g, (label, members) in enumerate(grouped.items()):
-        seeds = f"mean and 95 % interval of {len(members)} seeds" if len(members) > 1 else "1 seed"
         tone = colour(g) if many else SOFT
-        handles.append(Line2D([], [], color=tone, lw=2.5, label=f"{plain(label, 60)}: {seeds}"))
+        handles.append(Line2D([], [], color=tone, lw=2.5, label=f"{plain(label, 60)}: {seeds_told([len(members)])}"))
     figure.legend(handles=handles, loc="outside lower left", ncols=1 if len(handles) > 2 else 2)
 
 
@@ -67,7 +66,7 @@ def draw_panel(axes: Any, found: Sequence[View], panel: Panel) -> None:
         tone = colour(g if many else i)
         at = x.at(curve.epochs)
         axes.plot(at, y.at(curve.mean), color=tone, ls=DASHES[i], marker=PANEL_MARKERS[i % 4], label=line.label)
-        if curve.seeds > 1:
+        if curve.seeds >= BAND_SEEDS:
             # Below a log axis there is no place for a bound at or under zero; the axis cuts the band there.
             low = [max(v, 1e-300) if y.log else v for v in y.at(curve.low)]
             axes.fill_between(at, low, y.at(curve.high), color=tone, alpha=0.18 if line.main else 0.06, lw=0)

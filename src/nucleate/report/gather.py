@@ -18,6 +18,9 @@ from nucleate.runs import Run
 Key = tuple[str, str, str]
 """Metric, layer, split."""
 
+BAND_SEEDS = 3
+"""Fewer seeds have no band: Student's interval of two reaches 12.7 standard errors to each side."""
+
 
 @dataclass
 class Series:
@@ -113,6 +116,12 @@ class View:
             named.append(("end" if self.done else "last so far", self.frames[-1]))
         return named
 
+    def why_not_drawn(self, source: str) -> str:
+        """Reason why the points of a source are not there to draw."""
+        if source == "etf" and ("gnc2_optimum", "penultimate", "train") in self.series:
+            return "there are more classes than d + 1, and no simplex of so many vertices exists in d dimensions"
+        return f"the run stored no tensor {source}"
+
     def why(self, key: Key) -> str:
         """Reason why a series is not there."""
         if key in self.reasons:
@@ -170,8 +179,14 @@ def views(runs: Iterable[Run]) -> list[View]:
         keys.append(f"{key}#{times[key + repr(v.seed)]}")
     for v, label in zip(found, _labels(found, keys), strict=True):
         v.group = label
-        v.label = f"{label}, seed {v.seed}" if v.seed != "" else label
+        v.label = f"{label}, {_seeds(v)}" if v.seed != "" else label
     return found
+
+
+def _seeds(v: View) -> str:
+    """Seeds of a run: its own, or the several that it trains side by side."""
+    count = v.spec.get("seeds", 1)
+    return f"seeds {v.seed} to {v.seed + count - 1}" if isinstance(count, int) and count > 1 else f"seed {v.seed}"
 
 
 def _labels(found: Sequence[View], keys: Sequence[str]) -> list[str]:
@@ -210,7 +225,7 @@ def _flatten(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, An
 
 @dataclass
 class Band:
-    """Mean over seeds with its 95 % interval, epoch by epoch; the interval is nan for one seed."""
+    """Mean over seeds with its 95 % interval, epoch by epoch; the interval is nan for fewer than `BAND_SEEDS`."""
 
     epochs: list[int]
     mean: list[float]
@@ -240,7 +255,7 @@ def band(members: Sequence[View], key: Key, *, log: bool = False) -> Band | None
     shared = set.intersection(*(set(v.series[key].epochs) for v in sure))
     out = Band([], [], [], [], len(have))
     for epoch in sorted(shared):
-        low, mean, high = interval([v.series[key].at(epoch) for v in have], log=log)
+        low, mean, high = banded([v.series[key].at(epoch) for v in have], log=log)
         out.epochs.append(epoch)
         out.mean.append(mean)
         out.low.append(low)
@@ -263,6 +278,36 @@ def interval(values: Sequence[float], *, log: bool = False) -> tuple[float, floa
     half = float(stdtrit(len(x) - 1, 0.975)) * float(x.std(ddof=1)) / math.sqrt(len(x)) if len(x) > 1 else math.nan
     low, mid, high = mean - half, mean, mean + half
     return (math.exp(low), math.exp(mid), math.exp(high)) if log else (low, mid, high)
+
+
+def banded(values: Sequence[float], *, log: bool = False) -> tuple[float, float, float]:
+    """Low, mean, high as a curve shows them: of fewer than `BAND_SEEDS` finite values the mean alone.
+
+    >>> banded([1.0, 3.0])
+    (nan, 2.0, nan)
+    """
+    low, mean, high = interval(values, log=log)
+    enough = sum(map(math.isfinite, values)) >= BAND_SEEDS
+    return (low, mean, high) if enough else (math.nan, mean, math.nan)
+
+
+def seeds_told(counts: Iterable[int]) -> str:
+    """What curves over so many seeds show, in words.
+
+    >>> seeds_told([1, 1]), seeds_told([2])
+    ('n = 1 seed', 'mean of n = 2 seeds, too few for an interval')
+    >>> seeds_told([5]), seeds_told([2, 5])
+    ('mean and 95 % interval of n = 5 seeds', 'mean and, from n = 3 on, 95 % interval of n = 2 to 5 seeds')
+    """
+    n = sorted(counts)
+    few, many = n[0], n[-1]
+    span = f"n = {few}" + (f" to {many}" if many > few else "")
+    if many == 1:
+        return f"{span} seed"
+    if many < BAND_SEEDS:
+        return f"mean of {span} seeds, too few for an interval"
+    since = f", from n = {BAND_SEEDS} on," if few < BAND_SEEDS else ""
+    return f"mean and{since} 95 % interval of {span} seeds"
 
 
 def _epoch(row: dict[str, Any]) -> int:

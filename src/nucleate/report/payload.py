@@ -14,7 +14,7 @@ import numpy as np
 from nucleate.report.catalog import DEPTH_MEASURES, LABELS, PANELS
 from nucleate.report.charts import Section, along_epochs, charted_sections
 from nucleate.report.charts.chart import Chart, Curve, grid, labels, marks, section_curves
-from nucleate.report.gather import View, band, groups
+from nucleate.report.gather import BAND_SEEDS, View, band, groups, seeds_told
 from nucleate.report.scenes import Array, Projection, flat, simplex_scores
 
 MAX_POINTS = 600
@@ -89,12 +89,13 @@ def _group(label: str, members: Sequence[View]) -> dict[str, Any]:
                     why[name] = members[0].why(key)
                     continue
                 curves[name] = {"x": found.epochs, "y": rounded(found.mean), "n": found.seeds}
-                if found.seeds > 1:
+                if found.seeds >= BAND_SEEDS:
                     curves[name] |= {"low": rounded(found.low), "high": rounded(found.high)}
     zeros = sorted(v.zero for v in members if v.zero is not None)
     return {
         "label": label,
         "seeds": len(members),
+        "told": seeds_told([len(members)]),
         "zero": [zeros[0], zeros[len(zeros) // 2], zeros[-1]] if zeros else None,
         "curves": curves,
         "why": why,
@@ -129,7 +130,10 @@ def _chart(
         }
         for c in drawn
     ]
-    return told | ({"curves": told_curves, "marks": marks(found, section.study, chart)} if told_curves else missing)
+    if not told_curves:
+        return told | missing
+    seeds = seeds_told(n for c in drawn for n in c.seeds)
+    return told | {"curves": told_curves, "marks": marks(found, section.study, chart), "seeds": seeds}
 
 
 def _run(v: View, projection: Projection) -> dict[str, Any]:
@@ -171,6 +175,7 @@ def _run(v: View, projection: Projection) -> dict[str, Any]:
         "histograms": _histograms(v, frames),
         "depth": {m: d for m in _depth_names(v) if (d := _depth(v, m))},
         "notes": notes,
+        "notDrawn": {source: v.why_not_drawn(source) for source in ("probs", "logits", "etf")},
     }
 
 

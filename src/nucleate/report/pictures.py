@@ -28,7 +28,7 @@ def simplex_figure(v: View, source: str) -> Figure:
     frames = [v.frame(e) for _, e in moments]
     scores = [simplex_scores(f) for f in frames]
     if not frames or any(source not in s for s in scores):
-        return empty(UNITS[source], f"the run stored no tensor {source}")
+        return empty(UNITS[source], v.why_not_drawn(source))
     classes = scores[0][source].shape[1]
     sizes = [2] if classes == 2 else [k for k in (3, 4) if k <= classes]
     figure = new_figure(3.1 * len(moments), (1.9 if sizes == [2] else 2.9 * len(sizes)) + 0.7)

@@ -54,7 +54,7 @@ function simplexFigure(host, run, name) {
   const source = SOURCES[name];
   const frames = run.frames.filter((f) => f[source.field]);
   if (!frames.length) {
-    host.append(missing(`the run stored no ${source.what.toLowerCase()} (tensor ${source.field})`));
+    host.append(missing(run.notDrawn[source.field]));
     return () => {};
   }
   const held = { ...run, frames };

@@ -28,8 +28,8 @@ SCRIPTS = ("core.js", "simplex.js", "curves.js", "layers.js", "charts.js", "clau
 MARKS = {"holds": "✓", "fails": "✗", "inconclusive": "?"}
 READING = (
     "Pictures show a fixed, class-balanced subsample of the training points. Curves are means over seeds of one spec "
-    "with Student's 95 % interval, of the logarithm on log axes; a single seed has no band. Epoch 0 is the untrained "
-    "network and is drawn as “start” on log axes; exact zeros lie on their own line below a log axis. "
+    "with Student's 95 % interval, of the logarithm on log axes; fewer than three seeds have no band. Epoch 0 is the "
+    "untrained network and is drawn as “start” on log axes; exact zeros lie on their own line below a log axis. "
     "The terminal phase begins at “zero error”: the first epoch without a training error in eval mode."
 )
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
 import struct
 import threading
-import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -32,11 +33,13 @@ def run_in_processes(
     reader, writer = context.Pipe(duplex=False)
     listener = threading.Thread(target=_listen, args=(reader, tick), daemon=True)
     listener.start()
+    leash, hand = context.Pipe(duplex=False)
     pool = ProcessPoolExecutor(
-        min(jobs, len(pending)), mp_context=context, initializer=_begin, initargs=(writer, os.getpid())
+        min(jobs, len(pending)), mp_context=context, initializer=_begin, initargs=(writer, os.getpid(), leash)
     )
     try:
-        futures = {pool.submit(_call, work, index, cells[index]): index for index in pending}
+        with _interrupts_ignored():
+            futures = {pool.submit(_call, work, index, cells[index]): index for index in pending}
         for future, index in _ended(futures):
             error = future.exception()
             if error is None or isinstance(error, BusyError):
@@ -47,12 +50,29 @@ def run_in_processes(
                 pool.shutdown(wait=True, cancel_futures=True)
                 yield index, error
                 return
+    except (KeyboardInterrupt, GeneratorExit):
+        hand.close()
+        raise
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
         os.write(writer.fileno(), TICK.pack(-1, 0))
         listener.join()
-        reader.close()
-        writer.close()
+        for end in (reader, writer, leash, hand):
+            end.close()
+
+
+@contextmanager
+def _interrupts_ignored() -> Iterator[None]:
+    """Start processes that a Ctrl-C does not reach, not even while they import: it is for the parent to end them."""
+    if threading.current_thread() is not threading.main_thread():
+        # Only the main thread may set handlers.
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _ended(futures: dict[Future[Any], int]) -> Iterator[tuple[Future[Any], int]]:
@@ -64,16 +84,16 @@ def _ended(futures: dict[Future[Any], int]) -> Iterator[tuple[Future[Any], int]]
             yield future, futures[future]
 
 
-def _begin(writer: Connection, parent: int) -> None:
+def _begin(writer: Connection, parent: int, leash: Connection) -> None:
     global _ticks
     _ticks = writer
-    threading.Thread(target=_follow, args=(parent,), daemon=True).start()
+    threading.Thread(target=_follow, args=(parent, leash), daemon=True).start()
 
 
-def _follow(parent: int) -> None:
-    """End with the parent, so that a killed sweep leaves no worker that holds the locks of its cells."""
-    while os.getppid() == parent:
-        time.sleep(0.2)
+def _follow(parent: int, leash: Connection) -> None:
+    """End with the parent or when it closes its end of the leash: no worker is left that holds the locks of cells."""
+    while os.getppid() == parent and not leash.poll(0.2):
+        pass
     os._exit(1)
 
 

@@ -13,6 +13,7 @@ from typing import Any
 from nucleate.machine.tuning import Tuning, tuned
 from nucleate.runs import Run
 from nucleate.runs.sweep import Executor, Tick, run_cells
+from nucleate.spec.seeds import check_seeds
 from nucleate.training import parallel
 
 STUDIES: dict[str, str] = {
@@ -66,6 +67,8 @@ def run_specs(
     Raises:
         ValueError: for a spec, data or a folder that cannot be used.
     """
+    for spec in specs:
+        check_seeds(spec)
     processes = parallel.asked_for()
     if processes > 1 and (jobs > 1 or any(spec.study != "collapse" for spec in specs)):
         raise ValueError("torchrun serves nucleate collapse with --jobs 1: one training on all its processes")

@@ -42,6 +42,7 @@ def run(
         ValueError: for a spec, data or a folder that cannot be used.
     """
     setting = prepare(spec, data_root, threads)
+    check(spec, setting.data)
     snapshot = Snapshot(setting.model.to(spec.train.device), setting.data, spec)
     grid = measured_epochs(spec.train.epochs, spec.measure.points)
     full = full_epochs(grid, spec.measure.full_every)
@@ -59,6 +60,30 @@ def run(
         writer.finish()
         parallel.told()
         return Run(writer.path)
+
+
+def check(spec: CollapseSpec, data: Dataset) -> None:
+    """Refuse what would be found out only at a measure.
+
+    Raises:
+        ValueError: with the field or the class, what was given and what it must be.
+    """
+    measure = spec.measure
+    for name, low in {"subsample": 2 * data.num_classes, "picture": 1, "robustness": 0, "epsilon": 0}.items():
+        if getattr(measure, name) < low:
+            of = f", two for each of the {data.num_classes} classes" if name == "subsample" else ""
+            raise ValueError(f"measure.{name} must be at least {low}{of}, not {getattr(measure, name):g}")
+    held_out = min(measure.subsample, len(data.test_labels))
+    if not 1 <= measure.k < held_out:
+        raise ValueError(
+            f"measure.k must lie in 1..{held_out - 1}, neighbours among {held_out} held-out points, not {measure.k}"
+        )
+    unseen = sorted(set(data.test_labels.tolist()) - set(data.train_labels.tolist()))
+    if unseen:
+        raise ValueError(
+            f"classes {unseen} have held-out points but no training point, so no mean that could judge them: leave "
+            "these points out, or give training points"
+        )
 
 
 def _follow(setting: Setting) -> Run:

@@ -15,6 +15,7 @@ from torch import Tensor
 from nucleate.machine.tuning import Tuning, replay_tuning
 from nucleate.models import build
 from nucleate.pruning.masks import Masks
+from nucleate.pruning.scores import find_score
 from nucleate.runs import Record, Run, write_run
 from nucleate.runs.store import Writer, write_atomic
 from nucleate.runs.sweep import Tick
@@ -23,11 +24,13 @@ from nucleate.studies.ladder import portrait
 from nucleate.studies.ladder.arms import TICKET, Arms, controls_at
 from nucleate.studies.ladder.costs import Costs
 from nucleate.studies.ladder.critical import critical_density
-from nucleate.studies.ladder.masks import next_masks, prunable, total_count
+from nucleate.studies.ladder.masks import check_levels, next_masks, prunable, total_count
 from nucleate.studies.ladder.progress import Progress, pack_progress, unpack_progress
 from nucleate.studies.ladder.task import Job, Outcome, Task
 from nucleate.studies.ladder.trainers import check_finite, stackable, train_by_steps, train_stacked
 from nucleate.studies.setting import prepare
+from nucleate.training.loop import batches
+from nucleate.training.loop import check as check_training
 from nucleate.training.rewind import RewindPoint
 
 CHECKPOINT_SECONDS = 20.0
@@ -69,6 +72,11 @@ def run(
     check(spec.ladder)
     setting = prepare(spec, data_root, threads)
     task = Task.of(setting.data, spec.ladder.validation, spec.data.seed)
+    check_training(spec.train)
+    check_levels(setting.model, spec.ladder)
+    end = spec.train.epochs * len(batches(len(task.labels), spec.train.batch_size, seed=0, epoch=0))
+    if 0 < end <= spec.ladder.rewind_step:
+        raise ValueError(f"ladder.rewind_step {spec.ladder.rewind_step} is not before the training's end at step {end}")
     from_start = spec.ladder.rewind_step == 0 and spec.ladder.after != "fine-tune"
     stacked = stackable(setting.model) and from_start and spec.train.device == "cpu"
     if spec.seeds > 1 and not stacked:
@@ -107,6 +115,8 @@ def check(ladder: LadderSpec) -> None:
             raise ValueError(f"ladder.{name} must be between 1 and the {ladder.rounds} rounds, not {outside[0]}")
     if ladder.rewind_step and ladder.after != "reset":
         raise ValueError("ladder.rewind_step goes with ladder.after reset")
+    for name in (ladder.method, *ladder.at_init):
+        find_score(name)
 
 
 class _Ladder:

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from nucleate.report.gather import View, interval
+from nucleate.report.gather import View, banded
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,6 +41,10 @@ class Chart:
     """Field for whose every value there is a chart of its own."""
     one_seed: bool = False
     """Only the first seed's rows: a picture, not a mean."""
+    beside: tuple[str, str] = ("", "")
+    """Second metric whose curve is drawn in the same panel, and what it is called."""
+    optional: bool = False
+    """Left out where no run holds the measure."""
     mark: str = ""
     """Metric whose values are places along x, drawn as dotted lines."""
 
@@ -60,12 +64,13 @@ class Section:
     def shown(self, found: Sequence[View]) -> tuple[Chart, ...]:
         """Charts that these runs have something to say to, those with `each` once for each of its values."""
         charts = [chart for c in self.charts for chart in (_every(found, self.study, c) if c.each else (c,))]
-        return tuple(c for c in charts if not self.optional or _varies(found, self.study, c))
+        held = [c for c in charts if not c.optional or any(_rows(found, self.study, c))]
+        return tuple(c for c in held if not self.optional or _varies(found, self.study, c))
 
 
 @dataclass
 class Curve:
-    """Mean over seeds at each x, with Student's 95 % interval; nan for one seed."""
+    """Mean over seeds at each x, with Student's 95 % interval; nan for fewer than `gather.BAND_SEEDS`."""
 
     label: str
     x: list[Any] = field(default_factory=list)
@@ -98,7 +103,7 @@ def curves(found: Sequence[View], study: str, chart: Chart, telling: Sequence[st
             values = [value for value in points[x].values() if math.isfinite(value)]
             if not values:
                 continue
-            low, mean, high = interval(values, log=chart.log_y)
+            low, mean, high = banded(values, log=chart.log_y)
             curve.x.append(x)
             curve.mean.append(mean)
             curve.low.append(low)
@@ -106,6 +111,9 @@ def curves(found: Sequence[View], study: str, chart: Chart, telling: Sequence[st
             curve.seeds.append(len(values))
         if curve.x:
             out.append(curve)
+    metric, name = chart.beside
+    if metric and out:
+        out += curves(found, study, replace(chart, metric=metric, y_label=name, by=(), beside=("", "")))
     if chart.along:
         places = replace(chart, metric=chart.along, split="", along="", log_y=chart.log_x)
         found_at = {c.label: dict(zip(c.x, c.mean, strict=True)) for c in curves(found, study, places, names)}

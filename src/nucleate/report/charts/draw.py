@@ -12,7 +12,7 @@ from matplotlib.ticker import FixedLocator, NullLocator
 
 from nucleate.report.charts.chart import Chart, Curve, Section, grid, labels, marks, section_curves
 from nucleate.report.curves import missing
-from nucleate.report.gather import View
+from nucleate.report.gather import View, seeds_told
 from nucleate.report.style import DASHES, SOFT, Values, colour, marker, new_figure, plain
 
 
@@ -38,7 +38,7 @@ def section_figure(found: Sequence[View], section: Section) -> Figure:
             keys.setdefault(text.rpartition(" (n = ")[0], (line, text))
     if keys:
         lines, texts = zip(*keys.values(), strict=True)
-        title = "bands: 95 % interval over seeds" if any(ax.collections for ax in axes) else None
+        title = seeds_told(n for _, drawn in charts for curve in drawn for n in curve.seeds)
         figure.legend(
             lines, texts, loc="outside lower left", ncols=min(4, len(keys)), fontsize=8, title=title, title_fontsize=7,
             alignment="left",
@@ -66,8 +66,9 @@ def _curves(axes: Any, chart: Chart, drawn: Sequence[Curve], marked: Sequence[fl
         missing(axes, f"no run holds {chart.metric} along {chart.x}")
         return
     y = Values((v for c in drawn for v in c.mean), chart.log_y)
-    numeric = all(isinstance(x, int | float) for c in drawn for x in c.x)
     names = list(dict.fromkeys(x for c in drawn for x in c.x))
+    # A single number is a name: an axis around it would invent a range.
+    numeric = all(isinstance(x, int | float) for x in names) and len(names) > 1
     for curve in drawn:
         i = labelled.index(curve.label)
         at = curve.x if numeric else [names.index(x) for x in curve.x]

@@ -39,6 +39,7 @@ SECTIONS = (
                 x="over",
                 x_label="arms that differ in",
                 y_label="of drop and final accuracy",
+                optional=True,
             ),
         ),
     ),

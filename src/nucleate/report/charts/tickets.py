@@ -95,8 +95,14 @@ SECTIONS = (
                 "Layer densities", "layer_density", "share of the layer's weights", by=("part",), split="", log_y=True
             ),
             _ladder("Signs that training keeps", "sign_agreement", "share of kept weights", by=("part",), split=""),
-            _ladder("Overlap of masks between seeds", "overlap", "Jaccard", split=""),
-            _ladder("Overlap by chance", "overlap_chance", "Jaccard", split=""),
+            _ladder(
+                "Overlap of masks between seeds",
+                "overlap",
+                "Jaccard overlap",
+                split="",
+                beside=("overlap_chance", "by chance"),
+                optional=True,
+            ),
             _ladder("Distance travelled", "distance", "|w - w0| / |w0|", split=""),
             _ladder("Weights on live paths", "live_share", "share of kept weights", split=""),
             *(

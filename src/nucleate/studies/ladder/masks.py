@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Generator, Tensor, nn
@@ -53,6 +53,27 @@ def total_count(model: nn.Module, ladder: LadderSpec, level: int) -> int:
     return left
 
 
+def check_levels(model: nn.Module, ladder: LadderSpec) -> None:
+    """Refuse a ladder whose counts alone say that its last level empties a layer.
+
+    Raises:
+        ValueError: naming the layers.
+    """
+    if ladder.scope == "layer":
+        counts = kept_counts(model, ladder, ladder.rounds)
+    else:
+        counts = {"the network": total_count(model, ladder, ladder.rounds)}
+    _refuse_empty(ladder.rounds, [name for name, count in counts.items() if not count])
+
+
+def _refuse_empty(level: int, names: Sequence[str]) -> None:
+    if names:
+        raise ValueError(
+            f"level {level} of the ladder leaves no weight in {', '.join(names)}: climb fewer ladder.rounds, or remove "
+            "less in each (ladder.remove_dense, ladder.remove_conv, ladder.remove_output)"
+        )
+
+
 def next_masks(
     model: nn.Module,
     ladder: LadderSpec,
@@ -62,7 +83,11 @@ def next_masks(
     seed: int,
     initial: dict[str, Tensor],
 ) -> Masks:
-    """Masks of a level, chosen among the weights that the level before kept, by scores of its trained network."""
+    """Masks of a level, chosen among the weights that the level before kept, by scores of its trained network.
+
+    Raises:
+        ValueError: if they leave nothing of a layer.
+    """
     found = scores(
         model,
         ladder.method,
@@ -73,8 +98,11 @@ def next_masks(
         seed=seed,
     )
     if ladder.scope == "layer":
-        return select(found, 1.0, scope=kept_counts(model, ladder, level))
-    return select(found, total_count(model, ladder, level) / masks.count)
+        chosen = select(found, 1.0, scope=kept_counts(model, ladder, level), allow_empty=True)
+    else:
+        chosen = select(found, total_count(model, ladder, level) / masks.count, allow_empty=True)
+    _refuse_empty(level, chosen.emptied)
+    return chosen
 
 
 def smallest(weights: Mapping[str, Tensor], masks: Masks) -> Masks:
