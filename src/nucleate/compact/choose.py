@@ -197,7 +197,7 @@ def accelerate(
     True
     """
     whole = masked(model, masks)
-    pruned, expected = unwrap(whole), whole(example)
+    pruned, expected = unwrap(whole), _output(whole, example)
     if not isinstance(expected, Tensor):
         raise ValueError(
             f"{type(model).__name__} gives a {type(expected).__name__}, not one tensor: accelerate the part that does"
@@ -205,7 +205,7 @@ def accelerate(
     if choice is not None:
         base = whole if choice.form == "none" else pruned
         fast = _build(shrink(base, None, example) if choice.shrunk else base, choice, example)
-        if not _same(fast(example), expected):
+        if not _same(_output(fast, example), expected):
             raise ValueError(f"{choice} changes the outputs of {type(model).__name__}: choose without it")
         return fast
     bases = {"": pruned}
@@ -224,10 +224,10 @@ def accelerate(
                 candidate = _build(base, replace(wanted, shrunk=bool(prefix)), example)
             except ValueError:
                 continue
-            if _same(candidate(example), expected):
+            if _same(_output(candidate, example), expected):
                 candidates[prefix + name] = candidate
-    calls = {name: partial(candidate, example) for name, candidate in candidates.items()}
-    seconds = measure({**calls, "as it was": partial(whole, example)})
+    calls = {name: partial(candidate, example.clone()) for name, candidate in candidates.items()}
+    seconds = measure({**calls, "as it was": partial(whole, example.clone())})
     best = min(seconds, key=seconds.__getitem__)
     fast = candidates[best]
     fast.report = Report(
@@ -237,9 +237,14 @@ def accelerate(
         seconds=seconds,
         choice=fast.choice,
         chosen=best,
-        difference=max((apart for apart, _ in differences(fast(example), expected)), default=0.0),
+        difference=max((apart for apart, _ in differences(_output(fast, example), expected)), default=0.0),
     )
     return fast
+
+
+def _output(model: nn.Module, example: Tensor) -> Any:
+    """What a model gives, which may overwrite its input."""
+    return model(example.clone())
 
 
 def _same(got: Tensor, expected: Tensor) -> bool:
@@ -317,7 +322,7 @@ def _measure_layers(model: nn.Module, example: Tensor) -> list[Layer]:
         for name, module in model.named_modules()
         if type(module) in (nn.Linear, nn.Conv2d)
     ]
-    model(example)
+    _output(model, example)
     for hook in hooks:
         hook.remove()
     out = []
