@@ -293,20 +293,21 @@ def _build(pruned: nn.Module, choice: Choice, example: Tensor) -> Accelerated:
         for name, form in choice.layers.items():
             if form != "dense":
                 parent, _, last = name.rpartition(".")
-                setattr(dense.get_submodule(parent), last, _sparse(dense.get_submodule(name), form))
+                setattr(dense.get_submodule(parent), last, _sparse(dense.get_submodule(name), form, trainable=True))
     if choice.channels_last:
         dense = dense.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return Accelerated(dense.requires_grad_(False), choice).eval()
 
 
-def _sparse(layer: nn.Module, form: str) -> nn.Module:
+def _sparse(layer: nn.Module, form: str, *, trainable: bool) -> nn.Module:
+    """A layer in a sparse form; `trainable` if gradients of its input may be asked for."""
     block = 4 if form == "block" else 1
     if is_hooked(layer):
         raise ValueError(f"{layer} has forward hooks, which a sparse layer leaves out")
     if isinstance(layer, nn.Linear):
-        return SparseLinear(layer, block=block)
+        return SparseLinear(layer, block=block, trainable=trainable)
     assert isinstance(layer, nn.Conv2d)
-    return SparseConv2d(layer, block=block)
+    return SparseConv2d(layer, block=block, trainable=trainable)
 
 
 def _measure_layers(model: nn.Module, example: Tensor) -> list[Layer]:
@@ -335,7 +336,7 @@ def _measure_layers(model: nn.Module, example: Tensor) -> list[Layer]:
         if native.available() and x.dtype == torch.float32 and x.device.type == "cpu":
             for form in ("single", "block"):
                 try:
-                    forms[form] = _sparse(layer, form)
+                    forms[form] = _sparse(layer, form, trainable=False)
                 except ValueError:
                     continue
         # The batch comes innermost from a sparse layer before, and stays so: that is what the sparse forms get.
