@@ -263,6 +263,29 @@ def test_no_form_changes_what_code_reads_twice(kind: type[nn.Module]) -> None:
             folded(net)
 
 
+def test_a_model_may_overwrite_its_input() -> None:
+    class Scaling(nn.Module):
+        """Scales in place what it is given."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = nn.Linear(8, 6), nn.Linear(6, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x.mul_(3.0).add_(1.0)
+            return self.b(torch.relu(self.a(x)))  # type: ignore[no-any-return]
+
+    net, x = Scaling().eval(), torch.randn(4, 8)
+    before = x.clone()
+    with torch.no_grad():
+        net.a.weight[3:], net.a.bias[3:] = 0, 0
+        expected = net(x.clone())
+    fast = accelerate(net, x)
+    assert fast.report is not None and {"dense, folded", "shrunk, dense, folded"} <= set(fast.report.seconds)
+    assert shrink(net, None, x).a.out_features == 3
+    assert torch.equal(x, before) and torch.allclose(fast(x), expected, atol=1e-5)
+
+
 def test_layers_with_hooks_stay() -> None:
     net, x = nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 3)), torch.randn(4, 8)
     net[0].register_forward_hook(lambda module, args, out: out + 1)

@@ -55,7 +55,7 @@ class Builder(Reading):
         self.names: list[str] = []
         self.keep: list[Any] = []
         self.shapes = shapes
-        ShapeProp(graph).propagate(example)
+        ShapeProp(graph).propagate(example.clone())
         self.values: dict[fx.Node, Value] = {}
         self.input_shape = tuple(example.shape)
         self.tile = self._tile(graph)

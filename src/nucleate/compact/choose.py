@@ -197,7 +197,7 @@ def accelerate(
     True
     """
     whole = masked(model, masks)
-    pruned, expected = unwrap(whole), whole(example)
+    pruned, expected = unwrap(whole), _output(whole, example)
     if not isinstance(expected, Tensor):
         raise ValueError(
             f"{type(model).__name__} gives a {type(expected).__name__}, not one tensor: accelerate the part that does"
@@ -205,7 +205,7 @@ def accelerate(
     if choice is not None:
         base = whole if choice.form == "none" else pruned
         fast = _build(shrink(base, None, example) if choice.shrunk else base, choice, example)
-        if not _same(fast(example), expected):
+        if not _same(_output(fast, example), expected):
             raise ValueError(f"{choice} changes the outputs of {type(model).__name__}: choose without it")
         return fast
     bases = {"": pruned}
@@ -224,10 +224,10 @@ def accelerate(
                 candidate = _build(base, replace(wanted, shrunk=bool(prefix)), example)
             except ValueError:
                 continue
-            if _same(candidate(example), expected):
+            if _same(_output(candidate, example), expected):
                 candidates[prefix + name] = candidate
-    calls = {name: partial(candidate, example) for name, candidate in candidates.items()}
-    seconds = measure({**calls, "as it was": partial(whole, example)})
+    calls = {name: partial(candidate, example.clone()) for name, candidate in candidates.items()}
+    seconds = measure({**calls, "as it was": partial(whole, example.clone())})
     best = min(seconds, key=seconds.__getitem__)
     fast = candidates[best]
     fast.report = Report(
@@ -237,9 +237,14 @@ def accelerate(
         seconds=seconds,
         choice=fast.choice,
         chosen=best,
-        difference=max((apart for apart, _ in differences(fast(example), expected)), default=0.0),
+        difference=max((apart for apart, _ in differences(_output(fast, example), expected)), default=0.0),
     )
     return fast
+
+
+def _output(model: nn.Module, example: Tensor) -> Any:
+    """What a model gives, which may overwrite its input."""
+    return model(example.clone())
 
 
 def _same(got: Tensor, expected: Tensor) -> bool:
@@ -288,20 +293,21 @@ def _build(pruned: nn.Module, choice: Choice, example: Tensor) -> Accelerated:
         for name, form in choice.layers.items():
             if form != "dense":
                 parent, _, last = name.rpartition(".")
-                setattr(dense.get_submodule(parent), last, _sparse(dense.get_submodule(name), form))
+                setattr(dense.get_submodule(parent), last, _sparse(dense.get_submodule(name), form, trainable=True))
     if choice.channels_last:
         dense = dense.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return Accelerated(dense.requires_grad_(False), choice).eval()
 
 
-def _sparse(layer: nn.Module, form: str) -> nn.Module:
+def _sparse(layer: nn.Module, form: str, *, trainable: bool) -> nn.Module:
+    """A layer in a sparse form; `trainable` if gradients of its input may be asked for."""
     block = 4 if form == "block" else 1
     if is_hooked(layer):
         raise ValueError(f"{layer} has forward hooks, which a sparse layer leaves out")
     if isinstance(layer, nn.Linear):
-        return SparseLinear(layer, block=block)
+        return SparseLinear(layer, block=block, trainable=trainable)
     assert isinstance(layer, nn.Conv2d)
-    return SparseConv2d(layer, block=block)
+    return SparseConv2d(layer, block=block, trainable=trainable)
 
 
 def _measure_layers(model: nn.Module, example: Tensor) -> list[Layer]:
@@ -317,7 +323,7 @@ def _measure_layers(model: nn.Module, example: Tensor) -> list[Layer]:
         for name, module in model.named_modules()
         if type(module) in (nn.Linear, nn.Conv2d)
     ]
-    model(example)
+    _output(model, example)
     for hook in hooks:
         hook.remove()
     out = []
@@ -330,7 +336,7 @@ def _measure_layers(model: nn.Module, example: Tensor) -> list[Layer]:
         if native.available() and x.dtype == torch.float32 and x.device.type == "cpu":
             for form in ("single", "block"):
                 try:
-                    forms[form] = _sparse(layer, form)
+                    forms[form] = _sparse(layer, form, trainable=False)
                 except ValueError:
                     continue
         # The batch comes innermost from a sparse layer before, and stays so: that is what the sparse forms get.

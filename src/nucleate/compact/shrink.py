@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 from torch.fx.passes.shape_prop import ShapeProp
+from torch.utils._pytree import tree_map_only
 
 from nucleate.compact.fold import masked
 from nucleate.compact.heads import FewerHeads, leave_nested_tensors, without_dead_heads
@@ -90,6 +91,8 @@ def _refusing(model: nn.Module) -> Iterator[None]:
 
 
 def _call(model: nn.Module, example: Any) -> Any:
+    # The model may overwrite its input.
+    example = tree_map_only(Tensor, Tensor.clone, example)
     if isinstance(example, Mapping):
         return model(**example)
     return model(*example) if isinstance(example, tuple) else model(example)

@@ -14,20 +14,9 @@ from torch.nn.modules.dropout import _DropoutNd
 _VIEWS = {
     *("getitem", "getattr", "view", "view_as", "reshape", "reshape_as", "flatten", "unflatten", "squeeze", "unsqueeze"),
     *("transpose", "swapaxes", "swapdims", "t", "permute", "movedim", "moveaxis", "expand", "expand_as", "narrow"),
-    *(
-        "select",
-        "chunk",
-        "split",
-        "tensor_split",
-        "unbind",
-        "diagonal",
-        "unfold",
-        "contiguous",
-        "detach",
-        "to",
-        "float",
-    ),
-    *("type_as", "dropout", "dropout1d", "dropout2d", "dropout3d", "alpha_dropout", "feature_alpha_dropout"),
+    *("select", "chunk", "split", "tensor_split", "unbind", "diagonal", "unfold", "contiguous", "detach"),
+    *("to", "float", "type_as", "dropout", "dropout1d", "dropout2d", "dropout3d", "alpha_dropout"),
+    "feature_alpha_dropout",
 }
 """Functions and methods whose result may lie in the memory of their first argument."""
 
@@ -99,7 +88,7 @@ def redirect(graph: fx.Graph, modules: dict[str, nn.Module]) -> None:
         source = next(iter(node.all_input_nodes), None)
         in_place = _is_in_place(node, modules)
         shares = source is not None and (in_place or _is_view(node, modules))
-        owner[node] = owner[source] if shares and source is not None else node
+        owner[node] = owner.get(source, node) if shares and source is not None else node
         if not in_place or source is None:
             continue
         source.replace_all_uses_with(node, delete_user_cb=lambda user, node=node: order[user] > order[node])
