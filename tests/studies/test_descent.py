@@ -14,8 +14,17 @@ from nucleate.models import build
 from nucleate.recipes.descent import RECIPES, recipe
 from nucleate.report import figures, page
 from nucleate.runs import Run
-from nucleate.spec import DataSpec, DescentSpec, ModelSpec, TrainSpec, from_dict, to_dict
-from nucleate.studies import memorise, progress
+from nucleate.spec import (
+    CapacitySpec,
+    DataSpec,
+    DescentSpec,
+    ModelSpec,
+    SupermaskSpec,
+    TrainSpec,
+    from_dict,
+    to_dict,
+)
+from nucleate.studies import capacity, memorise, progress, supermask
 from nucleate.studies.descent import run, size, trained
 from nucleate.studies.descent.tables import along_width
 from nucleate.studies.descent.trained import Cell, epochs_at, stacks
@@ -289,8 +298,9 @@ class Net(nn.Module):
         h = self.r(self.a(x.flatten(1)))
         return self.c(self.skip * h + self.r2(self.b(F.dropout(h, self.drop, self.training))))
 
+def wide(shape, classes, width): return Net(shape, classes, width)
 def chain(shape, classes): return Net(shape, classes, 8)
-def skipping(shape, classes): return Net(shape, classes, 8, skip=1.0)
+def skipping(shape, classes, width): return Net(shape, classes, width, skip=1.0)
 def dropping(shape, classes): return Net(shape, classes, 8, drop=0.9)
 """
 
@@ -312,6 +322,22 @@ def test_own_networks_train_as_their_forward_pass_says(tmp_path: Path, own: str)
         losses[name] = [r["value"] for r in done.select(metric="loss", split="train", epoch=40)]
     assert len({tuple(values) for values in losses.values()}) == 3
     assert max(losses["chain"]) < min(losses["dropping"])
+
+
+def test_the_width_of_an_own_network_is_its_width(tmp_path: Path, own: str) -> None:
+    spec = replace(NETWORKS, model=ModelSpec(name=f"{own}:wide"), widths=(4, 9), samples=(), validation=0, points=2)
+    spec = replace(spec, train=replace(spec.train, epochs=2))
+    done = run(spec, root=tmp_path)
+    told = {r["width"]: r["parameters"] for r in done.records if "parameters" in r}
+    assert told == {w: 65 * w + w * (w + 1) + 10 * (w + 1) for w in (4, 9)}
+    name = f"{own}:chain"
+    with pytest.raises(ValueError, match=rf"{name} takes no width, so widths 4, 9 would all be one network"):
+        run(replace(spec, model=ModelSpec(name=name)), root=tmp_path)
+    strong = SupermaskSpec(model=ModelSpec(name=name), widths=(4, 9))
+    parents = CapacitySpec(model=ModelSpec(name=name), parents=(4, 9))
+    for study, given in ((supermask, strong), (capacity, parents)):
+        with pytest.raises(ValueError, match="takes no width"):
+            study.run(given, root=tmp_path)  # type: ignore[attr-defined]
 
 
 def exploding(spec: ModelSpec, *args: Any, **options: Any) -> torch.nn.Module:

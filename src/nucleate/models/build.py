@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import inspect
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -51,7 +51,8 @@ def build(spec: ModelSpec, input_shape: tuple[int, ...], num_classes: int, *, ge
         raise ValueError(f"a classifier needs at least two classes, not {num_classes}")
     if spec.name not in MODELS:
         if is_function_name(spec.name):
-            return from_function(spec.name, input_shape, num_classes, generator)
+            size = {"width": spec.width, "depth": spec.depth}
+            return from_function(spec.name, input_shape, num_classes, generator, **size)
         if is_pretrained(spec.name):
             return from_folder(spec.name)
         near = difflib.get_close_matches(spec.name, MODELS, n=1)
@@ -128,12 +129,14 @@ def _as_gpt2(model: Transformer, generator: Generator) -> None:
                 last.weight.div_(math.sqrt(2 * len(model.blocks)))
 
 
-def from_function(name: str, input_shape: tuple[int, ...], num_classes: int, generator: Generator) -> nn.Module:
+def from_function(
+    name: str, input_shape: tuple[int, ...], num_classes: int, generator: Generator, **size: int
+) -> nn.Module:
     """Network of the user's `package.module:function`.
 
-    It gets `input_shape`, `num_classes` and `generator` where it has parameters of these names; without the first two
-    but in need of arguments, shape and classes in this order. Its draws from the global generator come from one that is
-    seeded from `generator` for the call and put back.
+    It gets `input_shape`, `num_classes`, `generator` and, if given, `width` and `depth` where it has parameters of
+    these names; without the first two but in need of arguments, shape and classes in this order. Its draws from the
+    global generator come from one that is seeded from `generator` for the call and put back.
 
     Raises:
         ValueError: if there is no such function, it fails, or it makes no module.
@@ -143,11 +146,8 @@ def from_function(name: str, input_shape: tuple[int, ...], num_classes: int, gen
     """
     function = find_function(name)
     known = {"input_shape": input_shape, "num_classes": num_classes}
-    try:
-        parameters = dict(inspect.signature(function).parameters)
-    except (TypeError, ValueError):
-        parameters = {}
-    options: dict[str, Any] = {k: v for k, v in (known | {"generator": generator}).items() if k in parameters}
+    parameters = _parameters(function)
+    options: dict[str, Any] = {k: v for k, v in (known | size | {"generator": generator}).items() if k in parameters}
     unnamed = not known.keys() & options.keys() and any(_needed(p) for k, p in parameters.items() if k not in options)
     seed = int(torch.randint(0, 2**63 - 1, (), generator=generator))
     with torch.random.fork_rng(devices=[]):
@@ -156,6 +156,35 @@ def from_function(name: str, input_shape: tuple[int, ...], num_classes: int, gen
     if not isinstance(model, nn.Module):
         raise ValueError(f"{name} made a {type(model).__name__}, not a torch.nn.Module")
     return model
+
+
+def takes_width(name: str) -> bool:
+    """Whether `width` says how large a network of this name is: a user's function may lack it, a folder's model does.
+
+    >>> takes_width("mlp"), takes_width("torch.nn:Identity")
+    (True, False)
+    """
+    return "width" in _parameters(find_function(name)) if is_function_name(name) else not is_pretrained(name)
+
+
+def check_widths(name: str, widths: Sequence[int]) -> None:
+    """Refuse several widths of a network that has none.
+
+    Raises:
+        ValueError: naming it.
+    """
+    if len(set(widths)) > 1 and not takes_width(name):
+        raise ValueError(
+            f"{name} takes no width, so widths {', '.join(map(str, widths))} would all be one network: give the "
+            "function a parameter `width`, or give one width"
+        )
+
+
+def _parameters(function: Callable[..., Any]) -> dict[str, inspect.Parameter]:
+    try:
+        return dict(inspect.signature(function).parameters)
+    except (TypeError, ValueError):
+        return {}
 
 
 def _needed(parameter: inspect.Parameter) -> bool:

@@ -21,6 +21,7 @@ from nucleate.data import Dataset
 from nucleate.data.sources import generator
 from nucleate.machine.tuning import Tuning, replay_tuning
 from nucleate.models import build
+from nucleate.models.build import check_widths
 from nucleate.runs import Record, Run, write_run
 from nucleate.runs.sweep import Tick
 from nucleate.spec import CapacitySpec, LadderSpec, TicketsSpec
@@ -64,6 +65,7 @@ def run(
         raise ValueError("give dimensions, parents, or both")
     if min((spec.mixing, *spec.dimensions, *spec.parents)) < 1:
         raise ValueError("dimensions, parents and mixing are at least 1")
+    check_widths(spec.model.name, spec.parents)
     setting = prepare(spec, data_root, threads)
     ladders = {width: parent_ladder(spec, width, setting.data) for width in spec.parents}
     if spec.dimensions and any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in setting.model.modules()):

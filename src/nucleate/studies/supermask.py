@@ -17,6 +17,7 @@ from nucleate.geometry.subset_sum import best_subset_sum, subset_sum_error
 from nucleate.machine.batches import points_at_once
 from nucleate.machine.tuning import Tuning, replay_tuning, tuned
 from nucleate.models import build
+from nucleate.models.build import check_widths
 from nucleate.pruning.learned import EdgePopup, freeze_random
 from nucleate.runs import Record, Run, write_run
 from nucleate.runs.sweep import Tick
@@ -54,6 +55,7 @@ def run(
         raise ValueError("densities are kept shares in (0, 1]; widths and candidates are at least 1")
     if spec.targets < 2 or spec.draws < 1:
         raise ValueError("targets must be at least 2 and draws at least 1")
+    check_widths(spec.model.name, spec.widths)
     setting = prepare(spec, data_root, threads)
     with write_run(root, spec, env=setting.env, **setting.content) as writer:
         if writer.done:

@@ -15,6 +15,7 @@ from torch import Generator
 
 from nucleate.machine.tuning import Tuning, as_dict, choose_tuning, replay_tuning, tuned
 from nucleate.models import build
+from nucleate.models.build import check_widths
 from nucleate.runs import Record, Run, write_run
 from nucleate.runs.store import Writer
 from nucleate.runs.sweep import Tick
@@ -55,6 +56,7 @@ def check(spec: DescentSpec) -> None:
         raise ValueError(f"widths must be whole numbers from {least} on, not {list(spec.widths)}")
     if spec.model.name not in FAMILIES:
         check_training(spec.train)
+        check_widths(spec.model.name, spec.widths)
     if spec.samples and min(spec.samples) < 1:
         raise ValueError(f"samples must be at least 1, not {list(spec.samples)}")
     for noise in (*spec.noises, spec.data.label_noise):

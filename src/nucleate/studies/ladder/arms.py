@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from nucleate.data.sources import generator
 from nucleate.models import build
+from nucleate.models.build import takes_width
 from nucleate.pruning.masks import Masks
 from nucleate.pruning.prune import prune
 from nucleate.spec import LadderSpec, ModelSpec, TicketsSpec, TrainSpec
@@ -182,7 +183,7 @@ def matching_width(spec: ModelSpec, shape: tuple[int, ...], classes: int, kept: 
     >>> matching_width(ModelSpec(name="lenet", width=300), (1, 28, 28), 10, 56_094)
     69
     """
-    if ":" in spec.name:
+    if not takes_width(spec.name):
         raise ValueError(f"the control dense-small needs a network whose width is an argument, not {spec.name}")
 
     def size(width: int) -> int:
