@@ -80,6 +80,8 @@ def test_a_second_measure_beside_the_first_and_charts_that_nobody_fills(sweep: P
     found = views(find_runs(sweep))
     both = replace(ALONG, beside=("chance", "by chance"))
     assert [c.label for c in curves(found, "demo", both)] == ["snip", "<b>random</b>", "by chance"]
+    path.write_text(path.read_text() + json.dumps(row | {"metric": "absent", "value": math.nan}) + "\n")
+    found = views(find_runs(sweep))
     absent = replace(both, metric="absent")
     assert curves(found, "demo", absent) == []
     section = Section(id="s", study="demo", title="S", caption="", charts=(ALONG, replace(absent, optional=True)))

@@ -44,7 +44,7 @@ class Chart:
     beside: tuple[str, str] = ("", "")
     """Second metric whose curve is drawn in the same panel, and what it is called."""
     optional: bool = False
-    """Left out where no run holds the measure."""
+    """Left out where no run holds a finite value of the measure."""
     mark: str = ""
     """Metric whose values are places along x, drawn as dotted lines."""
 
@@ -64,7 +64,7 @@ class Section:
     def shown(self, found: Sequence[View]) -> tuple[Chart, ...]:
         """Charts that these runs have something to say to, those with `each` once for each of its values."""
         charts = [chart for c in self.charts for chart in (_every(found, self.study, c) if c.each else (c,))]
-        held = [c for c in charts if not c.optional or any(_rows(found, self.study, c))]
+        held = [c for c in charts if not c.optional or _known(found, self.study, c)]
         return tuple(c for c in held if not self.optional or _varies(found, self.study, c))
 
 
@@ -197,6 +197,10 @@ def _every(found: Sequence[View], study: str, chart: Chart) -> list[Chart]:
         replace(chart, title=f"{chart.title}, {_told(chart.each, value)}", where=(*chart.where, (chart.each, value)))
         for value in (sorted(values, reverse=True) if numeric else values)
     ]
+
+
+def _known(found: Sequence[View], study: str, chart: Chart) -> bool:
+    return any(math.isfinite(float(row["value"])) for _, row in _rows(found, study, chart))
 
 
 def _varies(found: Sequence[View], study: str, chart: Chart) -> bool:
