@@ -15,10 +15,7 @@ def timed(model: nn.Module, example: Tensor, masks: Masks | None, tuning: Tuning
     """What `nucleate.accelerate` measured, on the threads of a tuning; the model is left as it was."""
     with tuned(tuning):
         fast = accelerate(model, example, masks=masks)
-    report = cast(Report, fast.report)
-    if fast is model:
-        del model.report
-    return report
+    return cast(Report, fast.report)
 
 
 def seconds(report: Report) -> tuple[float, float]:
