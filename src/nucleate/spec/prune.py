@@ -18,7 +18,7 @@ class PruneRunSpec:
     seed: int = 0
     """Seed of what the method draws, of the validation points and of the data order."""
     weights: str = ""
-    """File of trained weights: .safetensors, .pt, .pth or .bin; a folder of `transformers` as model has its own."""
+    """File of trained weights: .safetensors (or sparse), .pt, .pth or .bin; a folder of `transformers` has its own."""
     early: str = ""
     """File of the weights before the last `prune.epochs` epochs of `train`, for prune.after rewind."""
     data: DataSpec = field(default_factory=DataSpec)
