@@ -49,6 +49,19 @@ def test_a_network_and_itself_have_no_barrier(batchnorm: bool) -> None:
     assert {v for n, v in found if n["metric"] == "distance"} == {0.0}
 
 
+def test_statistics_of_a_network_that_drops_units_are_the_same_again() -> None:
+    inputs, found = torch.randn(40, 6, generator=torch.Generator().manual_seed(0)), []
+    for _ in range(2):
+        model = nn.Sequential(nn.Dropout(0.5), nn.BatchNorm1d(6))
+        before = torch.get_rng_state()
+        connectivity._estimate(model, inputs)
+        assert torch.equal(torch.get_rng_state(), before)
+        found.append(model[1].running_mean.clone())
+        with torch.random.fork_rng():
+            torch.rand(3)
+    assert torch.equal(*found)
+
+
 def test_networks_with_permuted_units_have_one() -> None:
     """The same function at both ends; halfway the units no longer fit together."""
     data = load(small().data)

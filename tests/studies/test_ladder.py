@@ -130,7 +130,7 @@ class TestControls:
 
     def test_a_network_without_a_width_is_refused(self) -> None:
         with pytest.raises(ValueError, match="dense-small needs a network whose width"):
-            matching_width(ModelSpec(name="package.module:function"), (1, 8, 8), 10, 100)
+            matching_width(ModelSpec(name="torch.nn:Identity"), (1, 8, 8), 10, 100)
 
 
 class TestVerdict:

@@ -25,6 +25,7 @@ from nucleate.spec import ConnectivitySpec, TicketsSpec
 from nucleate.studies import tickets
 from nucleate.studies.ladder.masks import prunable
 from nucleate.studies.setting import prepare
+from nucleate.training.draws import seeded
 from nucleate.training.loop import batches
 from nucleate.training.steps import StepTraining
 
@@ -163,8 +164,9 @@ def _estimate(model: nn.Module, inputs: Tensor, size: int = 512) -> None:
         m.reset_running_stats()
         m.momentum = None
     model.train()
-    for index in batches(len(inputs), min(size, len(inputs)), seed=0, epoch=0):
-        model(inputs[index])
+    with seeded(0, "statistics", inputs.device):
+        for index in batches(len(inputs), min(size, len(inputs)), seed=0, epoch=0):
+            model(inputs[index])
     for m, momentum in zip(norms, momenta, strict=True):
         m.momentum = momentum
 
