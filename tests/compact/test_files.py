@@ -86,7 +86,9 @@ def test_a_mask_on_any_name_of_tied_weights_holds(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "wrap", [nn.DataParallel, AveragedModel, lambda net: torch.compile(net, backend="eager")], ids=str
+    "wrap",
+    [nn.DataParallel, AveragedModel, lambda net: torch.compile(net, backend="eager")],
+    ids=["DataParallel", "AveragedModel", "compile"],
 )
 def test_wrapped_models_take_the_names_that_prune_gives(wrap: Callable[[nn.Module], nn.Module], tmp_path: Path) -> None:
     net = nn.Sequential(nn.Linear(30, 20), nn.Linear(20, 2))
