@@ -10,6 +10,7 @@ import pytest
 import safetensors.torch
 import torch
 from torch import nn
+from torch.optim.swa_utils import AveragedModel
 
 from nucleate.compact.files import save_sparse
 from nucleate.models.weights import checkpoints, load_weights, read_weights
@@ -20,7 +21,7 @@ def net() -> nn.Module:
     return nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Linear(4, 2))
 
 
-@pytest.mark.parametrize("kind", ["safetensors", "pt", "wrapped", "compiled", "checkpoint", "sparse"])
+@pytest.mark.parametrize("kind", ["safetensors", "pt", "wrapped", "averaged", "compiled", "checkpoint", "sparse"])
 def test_what_was_saved_is_loaded(tmp_path: Path, kind: str) -> None:
     source, model = net(), net()
     path = tmp_path / ("w.safetensors" if kind in ("safetensors", "sparse") else "w.pt")
@@ -31,6 +32,8 @@ def test_what_was_saved_is_loaded(tmp_path: Path, kind: str) -> None:
         torch.save(state, path)
     elif kind == "wrapped":
         torch.save(nn.DataParallel(source).state_dict(), path)
+    elif kind == "averaged":
+        torch.save(AveragedModel(source).state_dict(), path)
     elif kind == "compiled":
         torch.save(torch.compile(source, backend="eager").state_dict(), path)
         model = nn.DataParallel(model)

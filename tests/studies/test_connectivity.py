@@ -107,5 +107,8 @@ def test_a_ticket_pair_carries_the_ladders_mask(tmp_path: Path) -> None:
 def test_a_step_beyond_the_end_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="beyond the training's end at step 18"):
         connectivity.run(small(steps=(19,)), root=tmp_path, threads=1)
+    with pytest.raises(ValueError, match="step 15 lies beyond the training's end at step 15"):
+        connectivity.run(small(steps=(15,), levels=(0, 1)), root=tmp_path, threads=1)
+    assert not list(tmp_path.iterdir())
     with pytest.raises(ValueError, match="from 0 on"):
         connectivity.run(replace(small(), steps=()), root=tmp_path, threads=1)

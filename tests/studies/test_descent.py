@@ -79,7 +79,9 @@ def test_features_peak_where_their_number_is_that_of_points(tmp_path: Path) -> N
     assert (below["value"], threshold["value"]) == (90, 100)
     tuned = means(done, "error", "test", antidote="tuned ridge")
     assert tuned[100] < error[100] - 0.2
-    assert "peak" in along_width(done) and "at 100" in along_width(done)
+    table = along_width(done)
+    assert "peak" in table and "at 100" in table
+    assert "means of 2 seeds" in table
 
 
 def test_refining_adds_sizes_inside_the_bracket(tmp_path: Path) -> None:

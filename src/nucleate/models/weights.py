@@ -21,6 +21,8 @@ SUFFIXES = (".safetensors", ".pt", ".pth", ".bin")
 CHECKPOINT = (b"PK", b"\x80")
 """What torch.save begins a file with: an archive, in earlier versions a pickle."""
 
+COUNTER = "n_averaged"
+"""What an AveragedModel holds beside the model inside."""
 WRAPPED = ("module", "_orig_mod")
 """What wrappers call the model inside: DataParallel and AveragedModel, torch.compile."""
 
@@ -116,6 +118,7 @@ def _under_own_names(found: dict[str, Tensor], own: Mapping[str, Tensor]) -> dic
     """The file's tensors by the model's names, whichever of the two a wrapper has added to."""
     if found.keys() == own.keys():
         return found
+    found = {name: value for name, value in found.items() if name != COUNTER or name in own}
     inside = {_plain(name): name for name in own}
     renamed = {inside.get(_plain(name), name): value for name, value in found.items()}
     return renamed if len(renamed) == len(found) else found

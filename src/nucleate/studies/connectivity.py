@@ -57,6 +57,12 @@ def run(
     if not spec.steps or not spec.levels or min(*spec.steps, *spec.levels) < 0:
         raise ValueError("steps and levels are lists of numbers from 0 on")
     setting = prepare(spec, data_root, threads)
+    # Ladders hold validation points out, so they end earlier than pairs do, and must train after the step.
+    climbs = any(spec.levels)
+    points = len(setting.data.train_labels) - (spec.ladder.validation if climbs else 0)
+    end = spec.train.epochs * len(batches(points, spec.train.batch_size, seed=0, epoch=0))
+    if max(spec.steps) > end - climbs:
+        raise ValueError(f"step {max(spec.steps)} lies beyond the training's end at step {end}")
     with write_run(root, spec, env=setting.env, **setting.content) as writer:
         if writer.done:
             tick(size(spec))
@@ -100,8 +106,6 @@ def _pair(
         return StepTraining(own, inputs, labels, classes, spec.train, tuning, seed=seed, masks=held)
 
     first = training(spec.seed)
-    if k > first.horizon:
-        raise ValueError(f"step {k} lies beyond the training's end at step {first.horizon}")
     first.run(k)
     point = first.snapshot()
     ends = []

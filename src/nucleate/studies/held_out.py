@@ -34,12 +34,11 @@ def neighbourhoods(
     Args:
         features: layer -> (N, d), in depth order.
         labels: (N,).
-        k: neighbours; fewer where there are no more points.
+        k: neighbours, fewer than points.
         search: (layer, features, k) -> their nearest neighbours.
         coarse: (N,) labels of coarse groups, if there are any.
     """
     rows: list[Value] = []
-    k = min(k, len(labels) - 1)
     before: tuple[str, Neighbours] | None = None
     for name, h in features.items():
         found = search(name, h, k)

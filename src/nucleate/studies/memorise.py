@@ -5,13 +5,12 @@ The descent study along label noise, at one width: its cells, its records, its r
 
 from __future__ import annotations
 
-import math
 from collections import defaultdict
 
 from nucleate.runs import Run
 from nucleate.studies.descent import run as run
 from nucleate.studies.descent import size as size
-from nucleate.studies.descent.tables import along_density, lost, mean_of
+from nucleate.studies.descent.tables import along_density, cell, heading, lost, of
 
 SHOWN = (
     ("train", "error", "train"),
@@ -33,11 +32,11 @@ def along_noise(run: Run) -> str:
         whole = row.get("density", 1.0) == 1
         if whole and "noise" in row and "width" in row and row["seed"] is not None and row["antidote"] == "none":
             last[row["width"], row["noise"], row["split"], row["metric"]][row["seed"]] = row["value"]
-    lines = [f"{'width':>8s}{'wrong':>8s}" + "".join(f"{name:>12s}" for _, _, name in SHOWN)]
+    seeds = len({row["seed"] for row in run.records if "width" in row} - {None})
+    lines = [f"{run.spec['recipe']}{of(seeds)}"]
+    lines.append(f"{'width':>8s}{'wrong':>8s}" + "".join(heading(metric, name) for _, metric, name in SHOWN))
     for width, noise in dict.fromkeys((w, q) for w, q, _, _ in last):
-        cells = []
-        for split, metric, _ in SHOWN:
-            value = mean_of(last.get((width, noise, split, metric), {}).values())
-            cells.append(f"{value:12.4g}" if math.isfinite(value) else f"{'-':>12s}")
+        found = ((metric, last.get((width, noise, split, metric), {}).values()) for split, metric, _ in SHOWN)
+        cells = [cell(*f) for f in found]
         lines.append(f"{width:8d}{noise:8.2f}" + "".join(cells))
     return "\n".join([*lines, *along_density(run), *lost(run)])

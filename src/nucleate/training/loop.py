@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from nucleate.machine.batches import points_at_once
 from nucleate.machine.devices import check_device
 from nucleate.machine.tuning import Tuning, tuned
 from nucleate.pruning.masks import Masks
@@ -173,7 +174,8 @@ class Training:
         errors = 0
         training = self.model.training
         self.model.eval()
-        parts = list(zip(self.inputs.split(FIT_BATCH), self.labels.split(FIT_BATCH), strict=True))
+        points = min(FIT_BATCH, points_at_once(self.model))
+        parts = list(zip(self.inputs.split(points), self.labels.split(points), strict=True))
         with torch.no_grad(), tuned(self.tuning):
             hard = set(self._hard)
             for number in [*self._hard, *(i for i in range(len(parts)) if i not in hard)]:

@@ -37,22 +37,24 @@ def along_width(run: Run) -> str:
             keys.setdefault(key)
             values[(*key, row["split"], row["metric"])][row["seed"]] = row["value"]
     mean = {k: mean_of(v.values()) for k, v in values.items()}
+    seeds = len({row["seed"] for row in run.records if "width" in row} - {None})
     lines = []
     for antidote, noise in dict.fromkeys((a, q) for a, q, _, _ in keys):
         own = sorted(k[2:] for k in keys if k[:2] == (antidote, noise))
         told = []
         if antidote == "none":
-            told.append(f"{'samples':>8s}{'width':>8s}" + "".join(f"{name:>12s}" for _, _, name in SHOWN))
+            told.append(f"{'samples':>8s}{'width':>8s}" + "".join(heading(m, name) for _, m, name in SHOWN))
         for samples, width in own if antidote == "none" else ():
-            cells = (mean.get((antidote, noise, samples, width, split, m), math.nan) for split, m, _ in SHOWN)
-            told.append(f"{samples:8d}{width:8d}" + "".join(_number(v) for v in cells))
+            key = (antidote, noise, samples, width)
+            found = ((metric, values.get((*key, split, metric), {}).values()) for split, metric, _ in SHOWN)
+            told.append(f"{samples:8d}{width:8d}" + "".join(cell(*f) for f in found))
         for samples in dict.fromkeys(n for n, _ in own):
             errors = {w: mean[antidote, noise, n, w, "test", "error"] for n, w in own if n == samples}
             curve = {w: error for w, error in errors.items() if math.isfinite(error)}
             if len(curve) > 2:
                 told.append(_shape(curve, samples, marks.get((samples, noise)) if antidote == "none" else None))
         if told:
-            lines += [f"\n{run.spec['recipe']}, antidote {antidote}, label noise {noise:g}", *told]
+            lines += [f"\n{run.spec['recipe']}, antidote {antidote}, label noise {noise:g}{of(seeds)}", *told]
     return "\n".join([*lines, *along_density(run), *lost(run)]).lstrip("\n")
 
 
@@ -158,5 +160,33 @@ def _shape(curve: dict[int, float], samples: int, threshold: float | None) -> st
     return told + f"end {curve[last]:.3g} at {last}"
 
 
-def _number(value: float) -> str:
-    return f"{value:12.4g}" if math.isfinite(value) else f"{'-':>12s}"
+def of(seeds: int) -> str:
+    """What the numbers of a table are.
+
+    >>> of(1), of(3)
+    ('', ': means of 3 seeds, of an error with its 95 % interval')
+    """
+    return f": means of {seeds} seeds, of an error with its 95 % interval" if seeds > 1 else ""
+
+
+def heading(metric: str, name: str) -> str:
+    """Above the cells of a metric."""
+    return f"{name:>{_room(metric)}s}"
+
+
+def cell(metric: str, values: Iterable[float]) -> str:
+    """Mean of the networks that did not diverge, of an error with Student's interval.
+
+    >>> cell("error", [0.1, 0.2, 0.3]), cell("norm", [1.0, 3.0]), cell("loss", [])
+    ('    0.2 +-0.248', '           2', '           -')
+    """
+    known = [v for v in values if math.isfinite(v)]
+    if not known:
+        return f"{'-':>{_room(metric)}s}"
+    low, mean, high = interval(known)
+    band = f" +-{(high - low) / 2:.3f}" if metric == "error" and math.isfinite(low) else ""
+    return f"{f'{mean:.4g}{band}':>{_room(metric)}s}"
+
+
+def _room(metric: str) -> int:
+    return 15 if metric == "error" else 12
