@@ -32,7 +32,7 @@ def test_each_command_has_help_without_torch(command: str) -> None:
     [
         (["colapse"], "did you mean collapse"),
         (["collapse", "digit-mlp"], "did you mean digits-mlp"),
-        (["collapse", "--train.lr", "0"], "train.lr must be above 0"),
+        (["collapse", "--train.lr", "0"], "train.lr must be a number above 0"),
         (["collapse", "--data.name", "nowhere"], "nowhere"),
         (["collapse", "--model.name", "mpl"], "did you mean mlp"),
         (["collapse", "--model.name", "absent.module:f"], "absent"),

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -38,7 +39,7 @@ def run_in_processes(
         min(jobs, len(pending)), mp_context=context, initializer=_begin, initargs=(writer, os.getpid(), leash)
     )
     try:
-        with _interrupts_ignored():
+        with _interrupts_held_back():
             futures = {pool.submit(_call, work, index, cells[index]): index for index in pending}
         for future, index in _ended(futures):
             error = future.exception()
@@ -62,17 +63,18 @@ def run_in_processes(
 
 
 @contextmanager
-def _interrupts_ignored() -> Iterator[None]:
-    """Start processes that a Ctrl-C does not reach, not even while they import: it is for the parent to end them."""
-    if threading.current_thread() is not threading.main_thread():
-        # Only the main thread may set handlers.
-        yield
-        return
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+def _interrupts_held_back() -> Iterator[None]:
+    """Start processes that a Ctrl-C does not reach, not even while they import: it is for the parent to end them.
+
+    Whoever is started has the signal blocked for good; to the parent one that came meanwhile is delivered afterwards.
+    """
+    # When it starts, it unblocks the signal.
+    resource_tracker.ensure_running()
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _ended(futures: dict[Future[Any], int]) -> Iterator[tuple[Future[Any], int]]:
