@@ -95,7 +95,9 @@ def test_a_sweep_whose_workers_and_parent_are_killed_ends_complete_and_equal(tmp
 
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="finds the workers in /proc")
 def test_an_interrupt_ends_workers_that_still_import_without_a_word_of_theirs(tmp_path: Path) -> None:
-    command = [sys.executable, "-c", PARENT, str(tmp_path / "stopped"), "4"]
+    # What runs in the background of a shell ignores Ctrl-C, and so does what it starts.
+    listening = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+    command = [sys.executable, "-c", listening + PARENT, str(tmp_path / "stopped"), "4"]
     env = os.environ | {"PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *filter(None, sys.path)])}
     process = subprocess.Popen(command, env=env, stderr=subprocess.PIPE, text=True, start_new_session=True)
     until = time.monotonic() + 60
