@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -15,6 +16,7 @@ from nucleate.geometry.imbalance import minority_angle, seli_distance, seli_targ
 from nucleate.geometry.means import etf_distance, etf_distance_floor, subspace_overlap
 from nucleate.geometry.simplex import simplex_etf
 from nucleate.geometry.softmax import etf_cross_entropy
+from nucleate.geometry.uniformity import hyperspherical_energy
 from nucleate.geometry.vci import vci
 
 F64 = torch.float64
@@ -201,3 +203,27 @@ def test_orthonormal_classifier_and_subspaces():
     a = torch.randn(3, 8, generator=torch.Generator().manual_seed(0))
     assert subspace_overlap(a, torch.randn(3, 3, generator=torch.Generator().manual_seed(1)) @ a) == pytest.approx(1)
     assert subspace_overlap(torch.eye(8)[:3], torch.eye(8)[3:6]) == pytest.approx(0, abs=1e-9)
+
+
+@pytest.mark.parametrize("classes", [2, 3, 10, 101])
+def test_energies_of_a_simplex_are_those_of_its_edge(classes: int) -> None:
+    rows = simplex_etf(classes, 128).double() * torch.arange(1, classes + 1)[:, None]
+    edge = math.sqrt(2 * classes / (classes - 1))
+    wanted = {"distance": edge, "log": -math.log(edge), 3: edge**-3, -2: -(edge**2)}
+    for kernel, value in wanted.items():
+        energy = hyperspherical_energy(rows, kernel)
+        assert energy.mean == pytest.approx(value, rel=1e-6)
+        assert energy.variance == pytest.approx(0, abs=1e-10)
+
+
+def test_energies_are_means_over_pairs() -> None:
+    rows = torch.randn(7, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    unit = rows / rows.norm(dim=1, keepdim=True)
+    pairs = np.array([-math.log(float((unit[i] - unit[j]).norm())) for i in range(7) for j in range(i)])
+    energy = hyperspherical_energy(rows)
+    assert (energy.mean, energy.variance) == pytest.approx((pairs.mean(), pairs.var()))
+    for bad, message in (("cosine", "not 'cosine'"), (0, "other than 0, not 0")):
+        with pytest.raises(ValueError, match=message):
+            hyperspherical_energy(rows, bad)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="row 1 has length zero"):
+        hyperspherical_energy(torch.eye(3)[[0, 0]] * torch.tensor([[1.0], [0.0]]))

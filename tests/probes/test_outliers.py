@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from sklearn.decomposition import PCA
@@ -11,7 +12,7 @@ from sklearn.metrics import roc_auc_score, roc_curve
 from sklearn.preprocessing import StandardScaler
 
 from nucleate.geometry.simplex import simplex_etf
-from nucleate.probes.outliers import auroc, false_positive_rate, nc5_angle, neco, principal_space
+from nucleate.probes.outliers import auroc, false_positive_rate, nc5_angle, nci, neco, principal_space
 
 
 def rand(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -31,6 +32,22 @@ def test_neco_is_its_scikit_learn_form(n: int, d: int, q: int) -> None:
     torch.testing.assert_close(space.variances, torch.tensor(pca.explained_variance_) * (n - 1) / n)
     logits = rand(40, 7, seed=3)
     torch.testing.assert_close(neco(other, space, logits=logits), wanted * logits.max(1).values)
+
+
+def test_nci_is_its_formula_point_by_point() -> None:
+    features, weight, bias, mean = (
+        rand(30, 5, seed=1) + 1,
+        rand(4, 5, seed=2),
+        rand(4, 1, seed=3)[:, 0],
+        rand(5, 1)[:, 0],
+    )
+    score = nci(features, weight, mean, bias=bias, alpha=0.3)
+    for h, value in zip(features.numpy(), score.tolist(), strict=True):
+        own = weight.numpy()[np.argmax(weight.numpy() @ h + bias.numpy())]
+        away = h - mean.numpy()
+        assert value == pytest.approx(own @ away / np.sqrt(away @ away) + 0.3 * np.abs(h).sum())
+    with pytest.raises(ValueError, match=r"mean \(d,\), not \(30, 5\), \(4, 5\) and \(4,\)"):
+        nci(features, weight, mean[:4])
 
 
 def test_random_directions_score_the_root_of_the_share_of_dimensions() -> None:

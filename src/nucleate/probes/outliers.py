@@ -105,6 +105,43 @@ def neco(features: Tensor, space: PrincipalSpace, *, logits: Tensor | None = Non
 
 
 @torch.no_grad()
+def nci(features: Tensor, weight: Tensor, mean: Tensor, *, bias: Tensor | None = None, alpha: float = 0.0) -> Tensor:
+    """NCI score <w_c, h - mu> / |h - mu| + alpha |h|_1 of each point, (N,), float64, with c = argmax(W h + b).
+
+    Collapsed features point along the row of their class, and lie further out than those of other points.
+
+    Args:
+        features: (N, d).
+        weight, bias: the classifier, (C, d) and (C,).
+        mean: (d,) mean mu of the training features.
+        alpha: how much the features' size counts.
+
+    Returns:
+        nan in place of the first term for a point at the mean, which has no direction.
+
+    Raises:
+        ValueError: for shapes that do not fit.
+
+    >>> w = torch.tensor([[3.0, 0.0], [-3.0, 0.0]])
+    >>> nci(torch.tensor([[2.0, 1.0], [0.5, 2.0]]), w, torch.tensor([0.0, 1.0]), alpha=0.1).tolist()
+    [3.3..., 1.59...]
+
+    (Liu and Qin 2025, arXiv 2311.01479.)
+    """
+    if features.ndim != 2 or weight.ndim != 2 or not features.shape[1] == weight.shape[1] == mean.numel():
+        raise ValueError(
+            f"expected features (N, d), weight (C, d) and mean (d,), not {tuple(features.shape)}, "
+            f"{tuple(weight.shape)} and {tuple(mean.shape)}"
+        )
+    h, w = features.double(), weight.double()
+    logits = h @ w.T if bias is None else h @ w.T + bias.double()
+    centred = h - mean.double()
+    along = (w[logits.argmax(1)] * centred).sum(1) / torch.linalg.vector_norm(centred, dim=1)
+    score: Tensor = along + alpha * h.abs().sum(1)
+    return score
+
+
+@torch.no_grad()
 def nc5_angle(means: Tensor, outliers: Tensor) -> float:
     """NC5: mean over classes of |cos(mu_c, mu_out)|, with uncentred means; 0 where outliers are orthogonal to all.
 
