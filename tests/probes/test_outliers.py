@@ -35,12 +35,8 @@ def test_neco_is_its_scikit_learn_form(n: int, d: int, q: int) -> None:
 
 
 def test_nci_is_its_formula_point_by_point() -> None:
-    features, weight, bias, mean = (
-        rand(30, 5, seed=1) + 1,
-        rand(4, 5, seed=2),
-        rand(4, 1, seed=3)[:, 0],
-        rand(5, 1)[:, 0],
-    )
+    features, weight = rand(30, 5, seed=1) + 1, rand(4, 5, seed=2)
+    bias, mean = rand(4, seed=3), rand(5)
     score = nci(features, weight, mean, bias=bias, alpha=0.3)
     for h, value in zip(features.numpy(), score.tolist(), strict=True):
         own = weight.numpy()[np.argmax(weight.numpy() @ h + bias.numpy())]
