@@ -1,11 +1,12 @@
 """A sweep killed at random moments: complete at the end, no cell ended twice, records equal to a serial run's.
 
-    python benchmarks/sweep_kills.py [--cells 200] [--kills 20] [--ray] [--digits]
+    python benchmarks/sweep_kills.py [--cells 200] [--kills 20] [--ray] [--nodes] [--digits]
 
 Every cell is a run folder whose five steps each depend on the one before and are checkpointed; with --digits it is a
 collapse study of a small network on the bundled digits, five epochs with a checkpoint after each. At each random moment
 either a worker or the parent of the sweep gets `kill -9`; a killed parent is started again. With --ray the same cells
-run on a local Ray cluster of two workers, one of which is killed midway. Exit code 1 if anything differs.
+run on a local Ray cluster of two workers, one of which is killed midway; with --nodes on one of two nodes, one of which
+is. Exit code 1 if anything differs.
 """
 
 from __future__ import annotations
@@ -88,8 +89,12 @@ def sweep(root: Path, cells: int, executor: Executor, kind: str) -> None:
 def start(root: Path, cells: int, executor: str, kind: str) -> subprocess.Popen[bytes]:
     code = f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r}); import sweep_kills as s\n"
     code += f"from pathlib import Path; s.sweep(Path({str(root)!r}), {cells}, {executor!r}, {kind!r})"
-    here = os.pathsep.join([str(Path(__file__).parent), *filter(None, sys.path)])
-    return subprocess.Popen([sys.executable, "-c", code], env=os.environ | {"PYTHONPATH": here})
+    return subprocess.Popen([sys.executable, "-c", code], env=os.environ | environment())
+
+
+def environment() -> dict[str, str]:
+    """What processes need to import this file."""
+    return {"PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *filter(None, sys.path)])}
 
 
 def ended(root: Path) -> int:
@@ -143,14 +148,43 @@ def killed_sweep(root: Path, cells: int, kills: int, dice: random.Random, kind: 
 def ray_sweep(root: Path, cells: int, kind: str) -> int:
     """Run the sweep on Ray and kill one worker midway; returns how many were killed."""
     process = start(root, cells, "ray", kind)
-    while ended(root) < cells // 2 and process.poll() is None:
-        time.sleep(0.01)
-    at_work = workers(root, process.pid)
+    at_work = halfway(root, cells, process)
     for pid in at_work[:1]:
         kill(pid)
     if process.wait() != 0:
         raise SystemExit("the sweep on Ray ended with an error")
     return len(at_work[:1])
+
+
+def halfway(root: Path, cells: int, process: subprocess.Popen[bytes]) -> list[int]:
+    """Wait until half of the cells have ended; who is at work then."""
+    while ended(root) < cells // 2 and process.poll() is None:
+        time.sleep(0.01)
+    return workers(root, process.pid)
+
+
+def node_sweep(root: Path, cells: int, kind: str) -> int:
+    """Run the sweep on a Ray cluster of two nodes of one core and kill one midway; returns how many were at work."""
+    from ray.cluster_utils import Cluster
+
+    os.environ |= environment()
+    node = {"num_cpus": 1, "object_store_memory": 100 << 20, "include_dashboard": False}
+    cluster = Cluster(initialize_head=True, head_node_args=node)
+    try:
+        second = cluster.add_node(**node)
+        cluster.wait_for_nodes()
+        os.environ["RAY_ADDRESS"] = cluster.address
+        process = start(root, cells, "ray", kind)
+        at_work = halfway(root, cells, process)
+        while len(at_work) < 2 and process.poll() is None:
+            at_work = workers(root, process.pid)
+        cluster.remove_node(second, allow_graceful=False)
+        if process.wait() != 0:
+            raise SystemExit("the sweep on two nodes ended with an error")
+    finally:
+        os.environ.pop("RAY_ADDRESS", None)
+        cluster.shutdown()
+    return len(at_work)
 
 
 def verdict(root: Path, whole: Path, cells: int) -> bool:
@@ -172,11 +206,12 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--ray", action="store_true", help="also on a local Ray cluster (extra `ray`)")
+    parser.add_argument("--nodes", action="store_true", help="also on a local Ray cluster of two nodes")
     parser.add_argument("--digits", action="store_true", help="cells that train a network")
     args = parser.parse_args(argv)
     kind = "digits" if args.digits else "count"
     with tempfile.TemporaryDirectory() as folder:
-        whole, killed, cluster = (Path(folder) / name for name in ("whole", "killed", "ray"))
+        whole, killed, cluster, nodes = (Path(folder) / name for name in ("whole", "killed", "ray", "nodes"))
         sweep(whole, args.cells, "serial", kind)
         begun = time.monotonic()
         hit = killed_sweep(killed, args.cells, args.kills, random.Random(args.seed), kind)
@@ -186,6 +221,10 @@ def main(argv: list[str] | None = None) -> int:
             count = ray_sweep(cluster, args.cells, kind)
             print(f"{args.cells} cells on Ray, two workers, {count} killed midway")
             fine &= verdict(cluster, whole, args.cells) and count == 1
+        if args.nodes:
+            count = node_sweep(nodes, args.cells, kind)
+            print(f"{args.cells} cells on two Ray nodes, {count} at work when one was killed midway")
+            fine &= verdict(nodes, whole, args.cells) and count == 2
     return 0 if fine else 1
 
 
