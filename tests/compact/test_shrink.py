@@ -35,6 +35,43 @@ class Branches(nn.Module):
         return self.classifier(torch.flatten(self.d(h), 1))  # type: ignore[no-any-return]
 
 
+class UNet(nn.Module):
+    """Down, up by a transposed convolution and by interpolation, and over by concatenation."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 12, 3, stride=2, padding=1)
+        self.bottom = nn.Sequential(nn.Conv2d(12, 16, 3, stride=2, padding=1), nn.BatchNorm2d(16), nn.ReLU())
+        self.up = nn.ConvTranspose2d(16, 10, 3, stride=2, padding=1, output_padding=1)
+        self.c, self.norm = nn.Conv2d(22, 12, 3, padding=1), nn.BatchNorm2d(12)
+        self.finer = nn.Upsample(scale_factor=2, mode="bilinear")
+        self.classifier = nn.Conv2d(20, 2, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        a = torch.relu(self.a(x))
+        b = torch.relu(self.b(a))
+        h = torch.relu(self.norm(self.c(torch.cat([self.up(self.bottom(b)), b], 1))))
+        return self.classifier(torch.cat([self.finer(h), a], 1))  # type: ignore[no-any-return]
+
+
+class DenseNet(nn.Module):
+    """Every layer reads all before it, normalised anew."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 8, 3, padding=1, bias=False)
+        widths = (8, 14, 20)
+        self.norms = nn.ModuleList(nn.BatchNorm2d(width) for width in widths)
+        self.layers = nn.ModuleList(nn.Conv2d(width, 6, 3, padding=1) for width in widths)
+        self.classifier = nn.Linear(26, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.stem(x)
+        for norm, layer in zip(self.norms, self.layers, strict=True):
+            h = torch.cat([h, layer(torch.relu(norm(h)))], 1)
+        return self.classifier(h.mean((2, 3)))  # type: ignore[no-any-return]
+
+
 class Gated(nn.Module):
     """Attention, which stays as it is, and a gated linear unit, which shrinks."""
 
@@ -56,6 +93,8 @@ def nets() -> dict[str, tuple[nn.Module, tuple[int, ...]]]:
         own: dict[str, tuple[nn.Module, tuple[int, ...]]] = {
             "branches": (Branches(), (3, 6, 6)),
             "gated": (Gated(), (5, 16)),
+            "unet": (UNet(), (3, 8, 8)),
+            "densenet": (DenseNet(), (3, 6, 6)),
         }
     for name, width, depth, shape in (
         ("mlp", 30, 3, (1, 8, 8)),
@@ -92,7 +131,7 @@ def size(net: nn.Module) -> int:
     return sum(p.numel() for p in net.parameters())
 
 
-@pytest.mark.parametrize("name", ["mlp", "convnet", "resnet", "branches", "gated"])
+@pytest.mark.parametrize("name", ["mlp", "convnet", "resnet", "branches", "gated", "unet", "densenet"])
 @pytest.mark.parametrize("axis", [0, 1])
 def test_shrunk_is_masked(name: str, axis: int) -> None:
     net, shape = nets()[name]
@@ -111,6 +150,19 @@ def test_shrunk_is_masked(name: str, axis: int) -> None:
     assert size(small) < (0.8 if (name, axis) != ("branches", 1) else 1.0) * size(net)
     assert type(small) is type(net)
     assert all(torch.equal(a, b) for a, b in zip(before.values(), net.state_dict().values(), strict=True))
+
+
+def test_a_transposed_convolution_loses_inputs_and_outputs() -> None:
+    net = nets()["unet"][0]
+    dead = {"bottom.0.weight": torch.ones(16, 12, 3, 3), "up.weight": torch.ones(16, 10, 3, 3)}
+    dead["bottom.0.weight"][:5] = 0
+    dead["up.weight"][:, :4] = 0
+    with torch.no_grad():
+        net.get_parameter("bottom.1.bias")[:5] = -100.0
+        net.get_parameter("up.bias")[:4] = 0.0
+    small = shrink(net, dead, torch.randn(1, 3, 8, 8))
+    up, after = small.get_submodule("up"), small.get_submodule("c")
+    assert (up.in_channels, up.out_channels, after.in_channels) == (11, 6, 18)
 
 
 def test_what_goes_is_exactly_what_is_dead() -> None:

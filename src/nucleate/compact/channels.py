@@ -19,11 +19,12 @@ from torch.nn.utils.parametrize import is_parametrized
 
 from nucleate.compact.layers import (
     CONVOLUTIONS,
+    TRANSPOSED,
     groups_of,
     is_activation,
     is_hooked,
-    is_padded,
     is_transposed,
+    is_uneven,
     matrix,
     normalised,
     taps,
@@ -37,7 +38,7 @@ _POINTWISE = (
 _SAME = (nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout)
 _MAXIMA = (
     *(nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d, nn.AdaptiveMaxPool1d, nn.AdaptiveMaxPool2d, nn.AdaptiveMaxPool3d),
-    *(nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d, nn.AdaptiveAvgPool3d),
+    *(nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d, nn.AdaptiveAvgPool3d, nn.Upsample),
 )
 _AVERAGES = (nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d)
 _POINTWISE_FUNCTIONS = (
@@ -47,7 +48,7 @@ _POINTWISE_FUNCTIONS = (
 _POINTWISE_METHODS = ("relu", "sigmoid", "tanh", "relu_", "sigmoid_", "tanh_")
 _MAXIMUM_FUNCTIONS = (
     *(F.max_pool1d, F.max_pool2d, F.max_pool3d),
-    *(F.adaptive_avg_pool1d, F.adaptive_avg_pool2d, F.adaptive_avg_pool3d),
+    *(F.adaptive_avg_pool1d, F.adaptive_avg_pool2d, F.adaptive_avg_pool3d, F.interpolate),
 )
 _AVERAGE_FUNCTIONS = (F.avg_pool1d, F.avg_pool2d, F.avg_pool3d)
 _SUMS = (operator.add, operator.iadd, torch.add, "add", "add_")
@@ -119,7 +120,7 @@ class Channels:
                 constant = normalised(cast(_BatchNorm, module), constant)
             elif kind == "pointwise":
                 constant = self._apply(node, module, constant)
-            elif kind == "average" and (is_padded(module) or getattr(module, "divisor_override", None)):
+            elif kind == "average" and (is_uneven(module) or getattr(module, "divisor_override", None)):
                 constant = torch.where(constant == 0, constant, torch.nan)
             return Value(source.axis, source.atoms, constant)
         if kind in ("sum", "product"):
@@ -162,7 +163,8 @@ class Channels:
             last = source.axis == dims - 1
             if (isinstance(module, nn.Linear) or is_transposed(module)) and alone and last:
                 return "layer", module
-            if isinstance(module, CONVOLUTIONS) and alone and source.axis == 1 and dims == module.weight.dim():
+            known = isinstance(module, CONVOLUTIONS) or (isinstance(module, TRANSPOSED) and module.groups == 1)
+            if known and alone and source.axis == 1 and dims == cast(Tensor, module.weight).dim():
                 return "layer", module
             if isinstance(module, _BatchNorm) and alone and source.axis == 1 and module.running_mean is not None:
                 return "norm", module
@@ -257,11 +259,11 @@ class Channels:
         for g in range(groups):
             rows = slice(g * per_group, (g + 1) * per_group)
             inside_constant = source.constant[g * weight.shape[1] : (g + 1) * weight.shape[1]]
-            if is_padded(module):
+            if is_uneven(module):
                 inside_constant = torch.where(inside_constant == 0, inside_constant, torch.nan)
             summed, reads = taps(weight[rows].double()).sum(2), taps(weight[rows] != 0).any(2)
             constant[rows] += torch.where(reads, summed * inside_constant, 0.0).sum(1)
-        return Value(1 if isinstance(module, CONVOLUTIONS) else source.axis, atoms, constant)
+        return Value(1 if isinstance(module, (*CONVOLUTIONS, *TRANSPOSED)) else source.axis, atoms, constant)
 
     def _apply(self, node: fx.Node, module: nn.Module | None, constant: Tensor) -> Tensor:
         """An elementwise function of the constants; NaN stays NaN."""

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 
 
 def is_transposed(module: nn.Module) -> bool:
@@ -26,10 +27,15 @@ def is_hooked(module: nn.Module) -> bool:
     return bool(module._forward_hooks or module._forward_pre_hooks)
 
 
+def is_inputs_first(module: nn.Module) -> bool:
+    """Whether its weights are held as (in, out, ...)."""
+    return is_transposed(module) or isinstance(module, TRANSPOSED)
+
+
 def matrix(module: nn.Module) -> Tensor:
     """A copy of the weights, (out, in / groups, ...)."""
     weight = cast(Tensor, module.weight).detach()
-    return (weight.T if is_transposed(module) else weight).clone()
+    return (weight.transpose(0, 1) if is_inputs_first(module) else weight).clone()
 
 
 def taps(weight: Tensor) -> Tensor:
@@ -40,7 +46,7 @@ def taps(weight: Tensor) -> Tensor:
 def set_matrix(module: nn.Module, weight: Tensor) -> None:
     """Put weights (out, in / groups, ...) in, as the module holds them."""
     old = cast(nn.Parameter, module.weight)
-    new = weight.T.contiguous() if is_transposed(module) else weight
+    new = weight.transpose(0, 1).contiguous() if is_inputs_first(module) else weight
     module.weight = nn.Parameter(new.to(old.dtype), requires_grad=old.requires_grad)
 
 
@@ -49,8 +55,14 @@ def groups_of(module: nn.Module) -> int:
     return int(getattr(module, "groups", 1))
 
 
-def is_padded(module: nn.Module | None) -> bool:
-    """Whether zeros come in at the border; other kinds of padding repeat what is there."""
+def is_uneven(module: nn.Module | None) -> bool:
+    """Whether it makes something else than a constant of a constant image.
+
+    Zeros come in at the border, where other kinds of padding repeat what is there; the windows of a transposed
+    convolution overlap in parts.
+    """
+    if isinstance(module, TRANSPOSED):
+        return True
     if getattr(module, "padding_mode", "zeros") != "zeros":
         return False
     padding = getattr(module, "padding", 0)
@@ -77,7 +89,7 @@ def add_bias(module: nn.Module, rows: slice, shift: Tensor) -> None:
     if bias is None:
         if not bool(shift.any()):
             return
-        outputs = weight.shape[1] if is_transposed(module) else weight.shape[0]
+        outputs = weight.shape[1] if is_inputs_first(module) else weight.shape[0]
         bias = nn.Parameter(weight.new_zeros(outputs), requires_grad=weight.requires_grad)
         module.bias = bias
     bias.data[rows] += shift.to(bias.dtype)
@@ -108,7 +120,8 @@ def cut_layer(module: nn.Module, keep_in: Tensor, keep_out: Tensor) -> None:
         bias = cast(nn.Parameter, module.bias)
         module.bias = nn.Parameter(bias.detach()[keep_out], requires_grad=bias.requires_grad)
     sizes = int(keep_in.sum()), int(keep_out.sum())
-    names = ("in_channels", "out_channels") if isinstance(module, CONVOLUTIONS) else ("in_features", "out_features")
+    convolution = isinstance(module, (*CONVOLUTIONS, *TRANSPOSED))
+    names = ("in_channels", "out_channels") if convolution else ("in_features", "out_features")
     if is_transposed(module):
         names = ("nx", "nf")
     for name, size in zip(names, sizes, strict=True):

@@ -14,7 +14,7 @@ from nucleate.compact.layers import (
     cut_layer,
     cut_norm,
     groups_of,
-    is_padded,
+    is_uneven,
     matrix,
     set_matrix,
     taps,
@@ -47,7 +47,7 @@ class Shrinker(Channels):
                 known = ~own.isnan()
                 if not known.any():
                     continue
-                if not is_padded(module):
+                if not is_uneven(module):
                     shift = (taps(weight[rows][:, known].double()).sum(2) * own[known]).sum(1)
                     add_bias(module, rows, shift)
                     weight[rows, known] = 0

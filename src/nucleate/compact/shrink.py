@@ -34,11 +34,11 @@ def shrink(model: nn.Module, masks: Mapping[str, Tensor] | None, example: Any) -
 
     Attention heads go from `nn.MultiheadAttention` (which becomes a `FewerHeads`) and from the attention of GPT-2 and
     Llama, key and value heads with all their queries. Units and channels go through residual sums, concatenation,
-    grouped and depthwise convolutions, batch normalisation, gated products and flattening. A model that cannot be
-    traced as a whole is shrunk module by module, inputs and outputs kept. A constant that a padded convolution reads
-    cannot go into a bias, for the border sees less of it: all such channels become one. Layers with hooks or
-    parametrisations stay whole. An `nn.TransformerEncoder` that lost heads uses no nested tensors: with a padding mask
-    its padded positions, which nobody should read, hold other numbers than 0.
+    grouped, depthwise and transposed convolutions, batch normalisation, gated products, upsampling and flattening. A
+    model that cannot be traced as a whole is shrunk module by module, inputs and outputs kept. A constant that a padded
+    or a transposed convolution reads cannot go into a bias, for some places see less of it: all such channels become
+    one. Layers with hooks or parametrisations stay whole. An `nn.TransformerEncoder` that lost heads uses no nested
+    tensors: with a padding mask its padded positions, which nobody should read, hold other numbers than 0.
 
     Args:
         model: any module; never changed. The result has its classes, with smaller layers; of a model in `torch.compile`
