@@ -2,23 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
 from itertools import zip_longest
 from typing import Any
 
-from torch import Tensor
-
-
-def tensors(value: Any) -> Iterator[Tensor]:
-    """All tensors in a tensor, tuple, list or dict, however nested."""
-    if isinstance(value, Tensor):
-        yield value
-    elif isinstance(value, Mapping):
-        for part in value.values():
-            yield from tensors(part)
-    elif isinstance(value, tuple | list):
-        for part in value:
-            yield from tensors(part)
+from nucleate.probes.tap import tensors
 
 
 def differences(got: Any, expected: Any) -> list[tuple[float, float]]:

@@ -103,7 +103,7 @@ def listen(
 
     def pass_on(point: Point, value: Any) -> None:
         run = calls[point.key] = calls.get(point.key, 0) + 1
-        if (point.run is None or point.run == run) and not (lenient and next(_tensors(value), None) is None):
+        if (point.run is None or point.run == run) and not (lenient and next(tensors(value), None) is None):
             receive(point.key if run == 1 or point.run else f"{point.key}#{run}", first_tensor(value, point.key))
 
     with ExitStack() as stack:
@@ -207,10 +207,10 @@ def first_tensor(value: Any, name: str) -> Tensor:
     >>> first_tensor((torch.tensor(1), {"h": torch.tensor(2.0)}), "lstm").item()
     2.0
     """
-    tensors = list(_tensors(value))
-    if not tensors:
+    found = list(tensors(value))
+    if not found:
         raise ValueError(f"layer {name!r} gives {type(value).__name__} without any tensor; tap another one")
-    return next((t for t in tensors if t.is_floating_point()), tensors[0])
+    return next((t for t in found if t.is_floating_point()), found[0])
 
 
 @contextmanager
@@ -265,15 +265,16 @@ def _glob(pattern: str) -> str:
     return re.escape(pattern).replace(r"\*", ".*").replace(r"\?", ".")
 
 
-def _tensors(value: Any) -> Iterator[Tensor]:
+def tensors(value: Any) -> Iterator[Tensor]:
+    """All tensors in a tensor, tuple, list or dict, however nested."""
     if isinstance(value, Tensor):
         yield value
     elif isinstance(value, Mapping):
         for part in value.values():
-            yield from _tensors(part)
+            yield from tensors(part)
     elif isinstance(value, tuple | list):
         for part in value:
-            yield from _tensors(part)
+            yield from tensors(part)
 
 
 @contextmanager
