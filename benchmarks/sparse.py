@@ -24,7 +24,8 @@ from torch import Generator, Tensor, nn
 
 import nucleate.compact.choose as choose
 from nucleate.compact import native
-from nucleate.compact.choose import Accelerated, Choice, measure
+from nucleate.compact.choice import Choice
+from nucleate.compact.choose import Accelerated, measure
 from nucleate.compact.files import save_sparse
 from nucleate.compact.fold import folded
 from nucleate.compact.plan import Plan

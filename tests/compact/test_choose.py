@@ -13,7 +13,8 @@ from torch.nn.utils.prune import l1_unstructured
 
 import nucleate.compact.choose as choose
 from nucleate.compact import native
-from nucleate.compact.choose import Accelerated, Choice, accelerate
+from nucleate.compact.choice import Choice
+from nucleate.compact.choose import Accelerated, accelerate
 from nucleate.compact.fold import folded, masked
 from nucleate.compact.plan import Plan
 from nucleate.compact.shrink import shrink

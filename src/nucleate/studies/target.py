@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, cast
 
 from torch import nn
 
-from nucleate.compact.choose import Report
+from nucleate.compact.choice import Report
 from nucleate.compact.files import save_sparse
 from nucleate.pruning.coverage import coverage
 from nucleate.pruning.masks import Masks

@@ -6,7 +6,8 @@ from typing import cast
 
 from torch import Tensor, nn
 
-from nucleate.compact.choose import Report, accelerate
+from nucleate.compact.choice import Report
+from nucleate.compact.choose import accelerate
 from nucleate.machine.tuning import Tuning, tuned
 from nucleate.pruning.masks import Masks
 
